@@ -1,0 +1,1 @@
+//! Delivers and starts worker programs locally, over SSH or through any command.

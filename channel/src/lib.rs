@@ -1,0 +1,1 @@
+//! Typed, flow-controlled message channels over any byte stream.

@@ -1,0 +1,5 @@
+//! The program `farcall`.
+
+fn main() -> anyhow::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Run this program's own functions on any host.

@@ -1,0 +1,1 @@
+//! Private servers and processes for farcall's tests.
