@@ -1,0 +1,81 @@
+//! The channel's benchmark: ours, the pipe below it and other people's channels, in one interleaved run.
+//!
+//! Each number comes from a fresh pair of processes, each on a core of its own, joined by two pipes. The same program
+//! is the one that asks for the measurements and, started again with an assignment, either side of a pair.
+
+mod args;
+mod contest;
+mod cores;
+mod meter;
+mod pair;
+mod payload;
+mod peers;
+mod raw;
+mod report;
+mod rows;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use args::Args;
+use pair::{Assignment, Side};
+use peers::Peers;
+use report::Report;
+use rows::{ROWS, Row};
+
+fn main() -> ExitCode {
+    let done = match Assignment::from_args(std::env::args().skip(1)) {
+        Some(assignment) => take_part(&assignment),
+        None => compare(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// One side of one measurement.
+fn take_part(assignment: &Assignment) -> Result<ExitCode, Box<dyn Error>> {
+    let ends = assignment.start()?;
+    let measured = match assignment.contender.as_str() {
+        "raw" => raw::run(assignment, ends).map_err(Into::into),
+        other => Err(format!("no contender `{other}`").into()),
+    };
+    match (assignment.side, measured) {
+        (Side::Near, Ok(number)) => println!("{number}"),
+        (Side::Near, Err(error)) => return Err(error),
+        // The near side leaves when it has its number, so the far side's pipes break: that is how it ends.
+        (Side::Far, _) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All rows that were asked for; fails if one of them has no number of ours.
+fn compare() -> Result<ExitCode, Box<dyn Error>> {
+    let args = Args::parse(std::env::args().skip(1))?;
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| args.wants(row.name)).collect();
+    if rows.is_empty() {
+        return Err(format!("no row is called that; there are: {}", names()).into());
+    }
+    let wanted: Vec<&str> = rows.iter().flat_map(|row| row.peers.iter().copied()).collect();
+    let peers = Peers::prepare(&wanted, args.without_peers)?;
+    let cores = cores::two()?;
+    let report = Report::begin(&args, cores)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut code = ExitCode::SUCCESS;
+    for row in rows {
+        let outcome = runtime.block_on(contest::run(row, &peers, &args, cores));
+        report.row(row, &outcome)?;
+        if outcome.ours.is_err() {
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+fn names() -> String {
+    ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")
+}
