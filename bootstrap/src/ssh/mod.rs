@@ -1,0 +1,1 @@
+//! SSH: reaching a host as OpenSSH would, and running commands there.
