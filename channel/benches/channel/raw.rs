@@ -11,6 +11,9 @@ use crate::payload::{BULK, SMALL};
 /// What a reader or writer gathers before a system call, where messages are small.
 const BATCH: usize = 64 << 10;
 
+/// What one system call moves, where messages are large: a whole one at a time leaves the cache.
+const PIECE: usize = 256 << 10;
+
 /// Takes this process's part in a row; the near side returns what it measured.
 pub(crate) fn run(assignment: &Assignment, ends: Ends) -> io::Result<f64> {
     let Ends { reader, writer, far } = ends;
@@ -53,7 +56,9 @@ fn answer(mut reader: impl Read, mut writer: impl Write) -> io::Result<f64> {
 fn receive(mut reader: impl Read, size: usize, mut meter: Meter) -> io::Result<f64> {
     let mut message = vec![0; size];
     loop {
-        reader.read_exact(&mut message)?;
+        for piece in message.chunks_mut(PIECE) {
+            reader.read_exact(piece)?;
+        }
         black_box(&message);
         if meter.tick() {
             return Ok(meter.per_second());
@@ -64,6 +69,8 @@ fn receive(mut reader: impl Read, size: usize, mut meter: Meter) -> io::Result<f
 fn send(mut writer: impl Write, size: usize) -> io::Result<f64> {
     let message = vec![0x5a; size];
     loop {
-        writer.write_all(&message)?;
+        for piece in message.chunks(PIECE) {
+            writer.write_all(piece)?;
+        }
     }
 }
