@@ -1,5 +1,39 @@
 //! The program `farcall`.
 
-fn main() -> anyhow::Result<()> {
-    Ok(())
+#![expect(
+    dead_code,
+    reason = "the commands `run` and `check`, whose parts are here, come with the gateways they start"
+)]
+
+mod args;
+mod commands;
+mod environment;
+mod exit;
+mod hosts;
+mod outcome;
+mod text;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    let environment = environment::Environment::read();
+    let result = match &cli.command {
+        args::Command::Hosts(args) => {
+            let out = io::BufWriter::new(io::stdout().lock());
+            commands::hosts::run(&args.action, &environment, io::stdin().lock(), out)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(message) = error.message() {
+                eprintln!("farcall: {message}");
+            }
+            error.exit().into()
+        }
+    }
 }

@@ -1,0 +1,25 @@
+//! The command line: what each command takes, with raw text made typed as it is read.
+
+pub(crate) mod connect;
+pub(crate) mod hosts;
+mod limit;
+pub(crate) mod run;
+pub(crate) mod selection;
+mod taken;
+
+use clap::{Parser, Subcommand};
+
+/// Run commands on many machines, with nothing installed on them.
+#[derive(Debug, Parser)]
+#[command(name = "farcall", version, about, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Expand, fold, count and combine host sets
+    Hosts(hosts::HostsArgs),
+}

@@ -1,0 +1,56 @@
+//! The commands, a file each, and the way their failures end the program.
+
+pub(crate) mod hosts;
+
+use std::io;
+
+use crate::exit::Exit;
+use crate::hosts::error::SetError;
+use crate::hosts::groups::GroupsError;
+use crate::hosts::select::SelectError;
+
+/// A command that could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// No hosts, or a set, file or group that cannot be read.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output: {0}")]
+    Write(#[from] io::Error),
+}
+
+impl From<SetError> for CommandError {
+    fn from(error: SetError) -> Self {
+        SelectError::from(error).into()
+    }
+}
+
+impl From<GroupsError> for CommandError {
+    fn from(error: GroupsError) -> Self {
+        SelectError::from(error).into()
+    }
+}
+
+impl CommandError {
+    /// The exit code it stands for.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            CommandError::Select(_) => Exit::USAGE,
+            CommandError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::BROKEN_PIPE,
+            CommandError::Write(_) => Exit::INTERNAL,
+        }
+    }
+
+    /// What to tell the person: nothing when the reader of our output has gone, as of `head`.
+    pub(crate) fn message(&self) -> Option<String> {
+        match self {
+            CommandError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
+            CommandError::Select(error) => Some(match error.place() {
+                Some(place) => format!("{error}\n{}", place.excerpt()),
+                None => error.to_string(),
+            }),
+            other => Some(other.to_string()),
+        }
+    }
+}
