@@ -1,1 +1,3 @@
 //! Run this program's own functions on any host.
+
+pub mod worker;
