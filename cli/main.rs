@@ -11,6 +11,7 @@ mod environment;
 mod exit;
 mod hosts;
 mod outcome;
+mod output;
 mod text;
 
 use std::io;
