@@ -2,9 +2,12 @@
 
 pub mod artifact;
 pub mod error;
+mod escape;
 pub mod image;
 pub mod platform;
 pub mod ssh;
+pub mod stage;
 mod strip;
+pub mod target;
 
 pub use error::{Class, LaunchError, Step};
