@@ -1,0 +1,102 @@
+//! Callback mode: a function for each message.
+
+use std::fmt::Display;
+
+use tokio::task::JoinHandle;
+
+use crate::codec::Codec;
+use crate::error::RecvError;
+use crate::receiver::Receiver;
+
+/// What a callback is called with.
+#[derive(Debug)]
+pub enum Delivery<T> {
+    /// A message.
+    Message(T),
+    /// The end of the channel, once and last: with its cause if it was not an orderly one.
+    End(Option<RecvError>),
+}
+
+/// A receiver in callback mode. Dropping this leaves the callback in place: it is called until the channel ends.
+#[derive(Debug)]
+pub struct Callback {
+    task: JoinHandle<()>,
+}
+
+impl Callback {
+    /// Waits until the callback has returned from the end of the channel, or has failed or panicked before.
+    ///
+    /// Cancel safety: nothing is lost.
+    pub async fn finished(&mut self) {
+        // A panic in the callback has dropped the receiver, and with that told the peer.
+        let _ = (&mut self.task).await;
+    }
+
+    /// Whether the callback will not be called again.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Takes the callback away at its next await: the peer is told to stop, and what was not yet delivered is lost.
+    pub fn cancel(self) {
+        self.task.abort();
+    }
+}
+
+impl<T, C> Receiver<T, C>
+where
+    T: Send + 'static,
+    C: Codec<T> + 'static,
+{
+    /// Calls `callback` for each message, those already queued first, and last with the end, also if the channel ended
+    /// before. The calls are made one after another on the current runtime, never by the loops that move bytes: a
+    /// slow callback holds up only this channel. Its error closes this channel, and the peer's sends report it; so does a
+    /// message that cannot be decoded. A message counts as consumed once its call has returned.
+    ///
+    /// Must be called within a runtime.
+    ///
+    /// ```no_run
+    /// # use farcall_channel::{Delivery, Receiver};
+    /// # fn listen(lines: Receiver<String>) {
+    /// lines.on_message(|delivery| async move {
+    ///     match delivery {
+    ///         Delivery::Message(line) if line.is_empty() => return Err("empty line"),
+    ///         Delivery::Message(line) => println!("{line}"),
+    ///         Delivery::End(None) => println!("that was all"),
+    ///         Delivery::End(Some(error)) => println!("lost: {error}"),
+    ///     }
+    ///     Ok(())
+    /// });
+    /// # }
+    /// ```
+    pub fn on_message<F, W, E>(mut self, mut callback: F) -> Callback
+    where
+        F: FnMut(Delivery<T>) -> W + Send + 'static,
+        W: Future<Output = Result<(), E>> + Send,
+        E: Display,
+    {
+        let task = tokio::spawn(async move {
+            loop {
+                let end = match self.recv().await {
+                    Ok(Some(message)) => {
+                        if let Err(error) = callback(Delivery::Message(message)).await {
+                            self.close_with(error.to_string());
+                            return;
+                        }
+                        continue;
+                    }
+                    Ok(None) => None,
+                    Err(error @ RecvError::Codec(_)) => {
+                        self.close_with(error.to_string());
+                        Some(error)
+                    }
+                    Err(error) => Some(error),
+                };
+                // There is nobody left to tell.
+                let _ = callback(Delivery::End(end)).await;
+                return;
+            }
+        });
+        Callback { task }
+    }
+}

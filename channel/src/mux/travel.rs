@@ -1,0 +1,213 @@
+//! Ends of channels that travel inside messages.
+//!
+//! [`Mux::pair`] makes two ends on this side, linked to each other. When one of them is sent in a message its partner stays
+//! and becomes a channel on the wire: its `OPEN` says in which message the end travels, and what the end had not yet
+//! received goes after it. The peer keeps the channel with the one that carries it until the message is decoded and the
+//! end is claimed; what is not claimed by then, or lies in messages that nobody receives, is ended.
+
+use super::slot::{InState, OutState, Slot};
+use super::{Key, Mux, SendFault, Sent};
+use crate::error::Violation;
+use crate::flow::{Outflow, cost};
+use crate::frame::Carried;
+use crate::queue::Payload;
+
+impl Mux {
+    /// Two ends, both on this side: whether the first sends to the second, and the second to the first.
+    pub fn pair(&mut self, forward: bool, backward: bool) -> (Key, Key) {
+        let window = self.config.initial_window;
+        let mut end = |sends: bool, receives: bool| {
+            let mut slot = Slot::new(0, true, sends.then_some(window), receives.then_some(window));
+            slot.into.on_wire = false;
+            self.insert(slot)
+        };
+        let (here, there) = (end(forward, backward), end(backward, forward));
+        self.slot(here).link = Some(there);
+        self.slot(there).link = Some(here);
+        (here, there)
+    }
+
+    /// Whether the end may travel in a message on this connection.
+    pub fn can_travel(&self, key: Key) -> bool {
+        self.slots[key.index()].link.is_some()
+    }
+
+    pub(super) fn send_locally(
+        &mut self,
+        key: Key,
+        payload: &Payload<'_>,
+        ends: &[Key],
+    ) -> Result<Sent, SendFault> {
+        if !ends.is_empty() {
+            return Err(SendFault::EndInUse);
+        }
+        let cost = cost(payload.len());
+        let Some(partner) = self.slot(key).link else { return Err(SendFault::Closed) };
+        let into = &mut self.slot(partner).into;
+        if !into.has_local_room(cost) {
+            self.slot(key).out.want = true;
+            return Ok(Sent::Wait(None));
+        }
+        into.flow.admit(cost);
+        into.received += 1;
+        into.bytes += payload.len() as u64;
+        into.queue.push(payload.clone());
+        let out = &mut self.slot(key).out;
+        out.accepted += 1;
+        out.bytes += payload.len() as u64;
+        self.tell_readable(partner);
+        Ok(Sent::Taken)
+    }
+
+    /// The sending direction of `key` was closed and its partner is on this side.
+    pub(super) fn close_locally(&mut self, key: Key) {
+        let slot = self.slot(key);
+        slot.out.state = OutState::Closed;
+        let error = slot.extra.as_mut().and_then(|extra| extra.close_error.take());
+        let Some(partner) = slot.link else { return };
+        let other = self.slot(partner);
+        if other.into.state == InState::Open {
+            other.into.state = InState::Ended;
+            if error.is_some() {
+                other.extra().closed_with = error;
+            }
+            self.tell_readable(partner);
+        }
+    }
+
+    /// The receiving direction of `key` has ended and its partner is on this side.
+    pub(super) fn finish_locally(&mut self, key: Key, partner: Key) {
+        let slot = self.slot(key);
+        slot.into.state = InState::Done;
+        slot.owes.reset = false;
+        let consumed = slot.into.consumed;
+        let error = slot.extra.as_mut().and_then(|extra| extra.reset_error.take());
+        let other = self.slot(partner);
+        if !other.out.is_over() {
+            let stopped =
+                other.out.state != OutState::Closed || error.is_some() || consumed < other.out.accepted;
+            if error.is_some() {
+                other.extra().stopped_with = error;
+            }
+            other.out.state = OutState::Done { consumed, stopped };
+            self.tell_writable(partner);
+        }
+        self.unlink_if_over(key, partner);
+    }
+
+    fn unlink_if_over(&mut self, key: Key, partner: Key) {
+        if self.slot(key).is_over() && self.slot(partner).is_over() {
+            self.slot(key).link = None;
+            self.slot(partner).link = None;
+            // Whoever called this still uses `key`, and settles it.
+            self.settle_slot(partner);
+        }
+    }
+
+    /// Sends `ends` away in message `number` of `carrier`: all of them or, without capacity, none.
+    pub(super) fn embark(&mut self, carrier: Key, number: u64, ends: &[Key]) -> Result<bool, SendFault> {
+        for (index, end) in ends.iter().enumerate() {
+            let partner = self.slots[end.index()].link;
+            if partner.is_none() || *end == carrier || ends[..index].contains(end) {
+                return Err(SendFault::EndInUse);
+            }
+            // Both ends of a pair would leave nothing here to be a channel of.
+            if ends.iter().any(|other| partner == Some(*other)) {
+                return Err(SendFault::EndInUse);
+            }
+        }
+        let capacity = self.peer.max_channels.saturating_sub(self.ours_open);
+        if self.draining || self.peer_draining || ends.len() > capacity as usize {
+            return Ok(false);
+        }
+        let carrier = self.slot(carrier).id;
+        for (index, end) in ends.iter().enumerate() {
+            self.depart(*end, Carried { carrier, message: number, index: index as u16 });
+        }
+        Ok(true)
+    }
+
+    /// The end leaves; its partner becomes a channel on the wire.
+    fn depart(&mut self, end: Key, carried: Carried) {
+        let Some(stays) = self.slot(end).link.take() else { return };
+        let mut leaves = self.slots.remove(end.index());
+        let window = self.peer.initial_window;
+        let slot = self.slot(stays);
+        slot.link = None;
+        slot.out.flow = Outflow::new(window);
+        slot.out.accepted = 0;
+        while let Some(bytes) = leaves.into.queue.pop_shared() {
+            slot.out.queued += cost(bytes.len());
+            slot.out.accepted += 1;
+            slot.out.queue.push(Payload::Shared(bytes));
+        }
+        if slot.out.state == OutState::Closed {
+            slot.out.state = OutState::Closing;
+            let error = leaves.extra.as_mut().and_then(|extra| extra.closed_with.take());
+            if error.is_some() {
+                slot.extra().close_error = error;
+            }
+        }
+        slot.into.on_wire = slot.into.state == InState::Open;
+        slot.into.flow.depart();
+        let received = slot.into.received;
+        let extra = slot.extra();
+        extra.base = received;
+        extra.carried = Some(carried);
+        self.enlist(stays);
+        self.tell_writable(stays);
+    }
+
+    /// A channel whose end travels in a message to this side was opened.
+    pub(super) fn load(&mut self, key: Key, carried: Carried) -> Result<(), Violation> {
+        let id = self.slot(key).id;
+        let Some(carrier) = self.find(carried.carrier)? else {
+            self.discard(key);
+            return Ok(());
+        };
+        let slot = self.slot(carrier);
+        match slot.into.state {
+            InState::Open if carrier != key => {}
+            InState::Open | InState::Ended => return Err(Violation::Travel { id }),
+            InState::Finishing | InState::Done => {
+                self.discard(key);
+                return Ok(());
+            }
+        }
+        let number = slot.extra.as_ref().map_or(0, |extra| extra.base).saturating_add(carried.message);
+        if number < slot.into.received {
+            return Err(Violation::Travel { id });
+        }
+        slot.extra().cargo.push((number, carried.index, key));
+        Ok(())
+    }
+
+    /// The end that travelled as number `index` in message `number` of `carrier`, with its directions `(sends, receives)`.
+    pub fn claim(&mut self, carrier: Key, number: u64, index: u16) -> Option<(Key, bool, bool)> {
+        let extra = self.slot(carrier).extra.as_mut()?;
+        let place = extra.cargo.iter().position(|(message, at, _)| (*message, *at) == (number, index))?;
+        let (_, _, key) = extra.cargo.swap_remove(place);
+        let slot = self.slot(key);
+        slot.out.handle = slot.out.state != OutState::Unused;
+        slot.into.handle = slot.into.flow.window() != 0;
+        let (sends, receives) = (slot.out.handle, slot.into.handle);
+        Some((key, sends, receives))
+    }
+
+    /// Message `number` of `carrier` was decoded or given up: ends that travelled in it or before it and were not claimed
+    /// are ended.
+    pub fn settle(&mut self, carrier: Key, number: u64) {
+        let Some(extra) = &mut self.slot(carrier).extra else { return };
+        let mut left = Vec::new();
+        extra.cargo.retain(|&(message, _, key)| {
+            let keep = message > number;
+            if !keep {
+                left.push(key);
+            }
+            keep
+        });
+        for key in left {
+            self.discard(key);
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The sending end of a channel.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::codec::{Cbor, Codec};
+use crate::driver::Shared;
+use crate::ends;
+use crate::error::{ClosedError, CodecError, SendError, SendTimeoutError, TrySendError};
+use crate::mux::{Key, SendFault, Sent};
+use crate::queue::Payload;
+use crate::sync::Arc;
+
+/// An encoding of at least this size is moved rather than copied.
+const MOVE: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The sending end of a channel of `T`s.
+///
+/// Several tasks may send through one end (by reference); messages never interleave. Dropping it closes the channel after
+/// what was sent; see [`close`](Self::close).
+///
+/// An end may travel inside a message of a channel of the same connection, wherever in the value it stands: it then is gone
+/// here and works there. Ends come from [`Connection::pair`](crate::Connection::pair).
+pub struct Sender<T, C = Cbor> {
+    pub(crate) end: SendEnd,
+    _types: PhantomData<fn(T) -> C>,
+}
+
+/// The handle of a sending direction; dropping it closes the direction.
+pub(crate) struct SendEnd {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) key: Key,
+}
+
+impl Drop for SendEnd {
+    fn drop(&mut self) {
+        self.shared.with(|state| state.mux.release_sender(self.key));
+    }
+}
+
+/// A message ready to be taken.
+enum Encoded {
+    /// In the thread's scratch buffer.
+    Scratch(Vec<u8>),
+    Shared(Bytes),
+}
+
+/// A message that waits for room. Dropping it takes it back.
+struct Pending<'a> {
+    end: &'a SendEnd,
+    payload: Bytes,
+    ends: Vec<Key>,
+    ticket: Option<u32>,
+    since: Instant,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.end.shared.with(|state| {
+            if let Some(ticket) = self.ticket {
+                state.mux.withdraw(self.end.key, ticket);
+            }
+            state.add_blocked(self.end.key, self.since.elapsed());
+        });
+    }
+}
+
+impl Pending<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let payload = Payload::Shared(self.payload.clone());
+        let key = self.end.key;
+        let sent = self.end.shared.with(|state| {
+            let sent = state.mux.send(key, &payload, &self.ends, self.ticket);
+            if let Ok(Sent::Wait(_)) = sent {
+                state.await_sender(key, cx.waker());
+                if !self.ends.is_empty() {
+                    state.await_opener(cx.waker());
+                }
+            }
+            sent
+        });
+        match sent {
+            Ok(Sent::Taken) => {
+                self.ticket = None;
+                Poll::Ready(Ok(()))
+            }
+            Ok(Sent::Wait(ticket)) => {
+                self.ticket = ticket;
+                Poll::Pending
+            }
+            Err(fault) => {
+                self.ticket = None;
+                Poll::Ready(Err(send_error(fault, self.payload.len())))
+            }
+        }
+    }
+}
+
+fn send_error(fault: SendFault, len: usize) -> SendError {
+    match fault {
+        SendFault::Closed => SendError::Closed,
+        SendFault::Stopped(error) => SendError::Stopped(error),
+        SendFault::Lost(cause) => SendError::Lost(cause),
+        SendFault::TooLarge(max) => SendError::TooLarge { len: len as u64, max },
+        SendFault::EndInUse => SendError::Codec(CodecError::EndInUse),
+    }
+}
+
+/// What became of the first attempt.
+enum Attempt {
+    Taken,
+    /// No room; the encoding is kept.
+    Full(Bytes, Vec<Key>, Option<u32>),
+    /// Others should run first.
+    Greedy(Encoded, Vec<Key>),
+}
+
+impl<T, C: Codec<T>> Sender<T, C> {
+    pub(crate) fn new(end: SendEnd) -> Sender<T, C> {
+        Sender { end, _types: PhantomData }
+    }
+
+    #[inline]
+    fn encode(&self, value: &T) -> Result<(Encoded, Vec<Key>), SendError> {
+        if let Some(shared) = C::encode_shared(value) {
+            return Ok((Encoded::Shared(shared), Vec::new()));
+        }
+        let mut buffer = SCRATCH.with(|scratch| scratch.take());
+        buffer.clear();
+        let ((), ends) =
+            ends::encoding(&self.end.shared, || C::encode(value, &mut buffer)).map_err(SendError::Codec)?;
+        if buffer.len() >= MOVE {
+            return Ok((Encoded::Shared(buffer.into()), ends));
+        }
+        Ok((Encoded::Scratch(buffer), ends))
+    }
+
+    #[inline]
+    fn attempt(&self, encoded: Encoded, ends: Vec<Key>, may_yield: bool) -> Result<Attempt, SendError> {
+        let payload = match &encoded {
+            Encoded::Scratch(buffer) => Payload::Slice(buffer),
+            Encoded::Shared(bytes) => Payload::Shared(bytes.clone()),
+        };
+        let len = payload.len();
+        let sent = self.end.shared.with_send(|state| {
+            if may_yield && state.is_greedy(len) {
+                return None;
+            }
+            Some(state.mux.send(self.end.key, &payload, &ends, None))
+        });
+        let sent = match sent {
+            None => return Ok(Attempt::Greedy(encoded, ends)),
+            Some(sent) => sent.map_err(|fault| send_error(fault, len)),
+        };
+        let attempt = match sent {
+            Ok(Sent::Wait(ticket)) => {
+                let payload = match encoded {
+                    Encoded::Scratch(buffer) => buffer.into(),
+                    Encoded::Shared(bytes) => bytes,
+                };
+                return Ok(Attempt::Full(payload, ends, ticket));
+            }
+            Ok(Sent::Taken) => Ok(Attempt::Taken),
+            Err(error) => Err(error),
+        };
+        if let Encoded::Scratch(buffer) = encoded {
+            SCRATCH.with(|scratch| *scratch.borrow_mut() = buffer);
+        }
+        attempt
+    }
+
+    /// Sends a message: waits until there is room on the channel, at most for as long as the peer does not read.
+    ///
+    /// Messages of up to a window are taken when there is room in the window; longer ones once the peer receives and has room
+    /// for the whole. What was taken is sent, but not yet received: see [`wait_closed`](Self::wait_closed).
+    ///
+    /// Cancel safety: a dropped `send` has sent nothing. The value is lost.
+    pub async fn send(&self, value: T) -> Result<(), SendError> {
+        let (mut encoded, mut ends) = self.encode(&value)?;
+        let mut may_yield = true;
+        let (payload, ends, ticket) = loop {
+            match self.attempt(encoded, ends, may_yield)? {
+                Attempt::Taken => return Ok(()),
+                Attempt::Full(payload, ends, ticket) => break (payload, ends, ticket),
+                Attempt::Greedy(again, kept) => {
+                    (encoded, ends) = (again, kept);
+                    may_yield = false;
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let mut pending = Pending { end: &self.end, payload, ends, ticket, since: Instant::now() };
+        let sent = poll_fn(|cx| pending.poll(cx)).await;
+        drop(pending);
+        // Only now: ends in the value must stay alive until they have left.
+        drop(value);
+        sent
+    }
+
+    /// Sends a message if there is room now. One that is longer than the channel's window needs [`send`](Self::send).
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        let attempt = self.encode(&value).and_then(|(encoded, ends)| self.attempt(encoded, ends, false));
+        match attempt {
+            Ok(Attempt::Taken) => Ok(()),
+            Ok(Attempt::Full(_, _, ticket)) => {
+                if let Some(ticket) = ticket {
+                    self.end.shared.with(|state| state.mux.withdraw(self.end.key, ticket));
+                }
+                Err(TrySendError::Full(value))
+            }
+            Ok(Attempt::Greedy(..)) => Err(TrySendError::Full(value)),
+            Err(error) => Err(TrySendError::Failed(error)),
+        }
+    }
+
+    /// As [`send`](Self::send), for at most this long. After a timeout nothing was sent and the channel is usable.
+    pub async fn send_timeout(&self, value: T, limit: Duration) -> Result<(), SendTimeoutError> {
+        match tokio::time::timeout(limit, self.send(value)).await {
+            Ok(sent) => sent.map_err(SendTimeoutError::Failed),
+            Err(_) => Err(SendTimeoutError::Timeout),
+        }
+    }
+
+    /// The longest message that needs no announcement.
+    pub(crate) fn piece(&self) -> usize {
+        self.end.shared.with(|state| state.mux.piece(self.end.key))
+    }
+
+    /// Waits until a small message would probably be taken at once, or the channel takes no more.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>, bytes: usize) -> Poll<()> {
+        let key = self.end.key;
+        self.end.shared.with(|state| {
+            if state.mux.is_closed(key) || state.mux.has_room(key, bytes) {
+                return Poll::Ready(());
+            }
+            state.await_sender(key, cx.waker());
+            Poll::Pending
+        })
+    }
+}
+
+impl<T, C> Sender<T, C> {
+    /// Closes the channel: the peer receives what was sent, then the end. Sending is an error from now on; closing twice is
+    /// harmless.
+    pub fn close(&self) {
+        self.end.shared.with(|state| state.mux.close(self.end.key, None));
+    }
+
+    /// Closes the channel with an error, which the peer receives after what was sent. At most 8 KiB of it.
+    pub fn close_with(&self, error: impl AsRef<[u8]>) {
+        self.end.shared.with(|state| state.mux.close(self.end.key, Some(error.as_ref())));
+    }
+
+    /// Whether sending is an error by now: closed here, stopped by the peer, or lost.
+    pub fn is_closed(&self) -> bool {
+        self.end.shared.with(|state| state.mux.is_closed(self.end.key))
+    }
+
+    /// Waits until the peer has consumed everything up to the end that [`close`](Self::close) put there, or stopped before
+    /// that: then the error says how many messages it never consumed. A message is consumed when a receive handed it
+    /// out, or its callback has returned. Without `close` it waits for the peer to stop.
+    ///
+    /// Cancel safety: nothing is lost.
+    pub async fn wait_closed(&self) -> Result<(), ClosedError> {
+        poll_fn(|cx| self.poll_closed(cx.waker())).await
+    }
+
+    fn poll_closed(&self, waker: &Waker) -> Poll<Result<(), ClosedError>> {
+        let key = self.end.key;
+        self.end.shared.with(|state| match state.mux.ending(key) {
+            None => {
+                state.await_sender(key, waker);
+                Poll::Pending
+            }
+            Some(Ok((_, false, _))) => Poll::Ready(Ok(())),
+            Some(Ok((unconsumed, true, error))) => {
+                Poll::Ready(Err(ClosedError::Stopped { unconsumed, error }))
+            }
+            Some(Err(cause)) => Poll::Ready(Err(ClosedError::Lost(cause))),
+        })
+    }
+
+    /// How long sends have waited for room on this channel, all together.
+    pub fn blocked(&self) -> Duration {
+        self.end.shared.with(|state| state.blocked(self.end.key))
+    }
+
+    /// Messages and bytes sent on this channel.
+    pub fn sent(&self) -> (u64, u64) {
+        self.end.shared.with(|state| state.mux.sent(self.end.key))
+    }
+
+    /// The channel's id, the same on both sides; `None` while both ends are on this side.
+    pub fn id(&self) -> Option<u64> {
+        let id = self.end.shared.with(|state| state.mux.id(self.end.key));
+        (id != 0).then_some(id)
+    }
+}
+
+impl<T, C> std::fmt::Debug for Sender<T, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sender").field("channel", &self.id()).finish_non_exhaustive()
+    }
+}
+
+impl<T, C> Serialize for Sender<T, C> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let index = ends::embark(&self.end.shared, self.end.key).map_err(serde::ser::Error::custom)?;
+        serializer.serialize_u16(index)
+    }
+}
+
+impl<'de, T, C: Codec<T>> Deserialize<'de> for Sender<T, C> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let index = u16::deserialize(deserializer)?;
+        let (shared, key) = ends::disembark(index, true, false).map_err(serde::de::Error::custom)?;
+        Ok(Sender::new(SendEnd { shared, key }))
+    }
+}
+
+/// A `Sink` keeps one message while there is no room. Dropping it loses that one; flush first.
+pub struct SendSink<T, C: Codec<T> = Cbor> {
+    sender: std::sync::Arc<Sender<T, C>>,
+    sending: Option<Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>>,
+}
+
+impl<T, C> Sender<T, C>
+where
+    T: Send + 'static,
+    C: Codec<T> + 'static,
+{
+    /// This end as a `Sink`.
+    pub fn into_sink(self) -> SendSink<T, C> {
+        SendSink { sender: std::sync::Arc::new(self), sending: None }
+    }
+}
+
+impl<T, C> futures_sink::Sink<T> for SendSink<T, C>
+where
+    T: Send + 'static,
+    C: Codec<T> + 'static,
+{
+    type Error = SendError;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let Some(sending) = &mut self.sending else { return Poll::Ready(Ok(())) };
+        let sent = std::task::ready!(sending.as_mut().poll(cx));
+        self.sending = None;
+        Poll::Ready(sent)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, value: T) -> Result<(), SendError> {
+        match self.sender.try_send(value) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Failed(error)) => Err(error),
+            Err(TrySendError::Full(value)) => {
+                let sender = self.sender.clone();
+                self.sending = Some(Box::pin(async move { sender.send(value).await }));
+                Ok(())
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_ready(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        std::task::ready!(self.as_mut().poll_ready(cx))?;
+        self.sender.close();
+        Poll::Ready(Ok(()))
+    }
+}
