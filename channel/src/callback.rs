@@ -80,6 +80,7 @@ where
                 let end = match self.recv().await {
                     Ok(Some(message)) => {
                         if let Err(error) = callback(Delivery::Message(message)).await {
+                            self.end.unconsume();
                             self.close_with(error.to_string());
                             return;
                         }

@@ -39,7 +39,6 @@ impl<S, R, C: Codec<S> + Codec<R>> Channel<S, R, C> {
     }
 
     /// The two directions of one channel together again.
-    #[expect(clippy::result_large_err, reason = "the error is the two halves that were handed in")]
     pub fn join(
         sender: Sender<S, C>,
         receiver: Receiver<R, C>,

@@ -119,8 +119,7 @@ fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), Cod
 fn decode<T: DeserializeOwned>(message: &[u8]) -> Result<T, CodecError> {
     let mut rest = message;
     let mut scratch = [0; SCRATCH];
-    let value = ciborium::from_reader_with_buffer(&mut rest, &mut scratch)
-        .map_err(decode_error)?;
+    let value = ciborium::from_reader_with_buffer(&mut rest, &mut scratch).map_err(decode_error)?;
     if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing { extra: rest.len() }) }
 }
 

@@ -301,13 +301,7 @@ impl Writer {
 
 fn trace(steps: &[Step]) {
     for step in steps {
-        tracing::trace!(
-            sent = step.sent,
-            kind = step.kind,
-            channel = step.id,
-            bytes = step.len,
-            "frame"
-        );
+        tracing::trace!(sent = step.sent, kind = step.kind, channel = step.id, bytes = step.len, "frame");
     }
 }
 

@@ -82,12 +82,7 @@ pub(crate) fn embark(shared: &Arc<Shared>, key: Key) -> Result<u16, String> {
 }
 
 /// Decodes with `decode` a message that came with ends, and ends those that the value did not take.
-pub(crate) fn decoding<R>(
-    shared: &Arc<Shared>,
-    carrier: Key,
-    number: u64,
-    decode: impl FnOnce() -> R,
-) -> R {
+pub(crate) fn decoding<R>(shared: &Arc<Shared>, carrier: Key, number: u64, decode: impl FnOnce() -> R) -> R {
     struct Settle(Option<Origin>);
     impl Drop for Settle {
         fn drop(&mut self) {

@@ -95,7 +95,8 @@ impl Inflow {
         debug_assert!(self.consumed <= self.received, "only what came is consumed");
         debug_assert!(self.received <= self.granted, "only what was granted comes");
         debug_assert!(
-            self.granted <= self.received.max(self.consumed + u64::from(self.window) + u64::from(self.reserved)),
+            self.granted
+                <= self.received.max(self.consumed + u64::from(self.window) + u64::from(self.reserved)),
             "no more is granted than there is room for"
         );
     }

@@ -469,7 +469,14 @@ mod tests {
     fn samples() -> Vec<Frame<'static>> {
         vec![
             Frame::Open { id: 1, sends: true, receives: true, window: 7, carried: None, request: b"task" },
-            Frame::Open { id: 5, sends: false, receives: true, window: 7, carried: Some(CARRIED), request: b"" },
+            Frame::Open {
+                id: 5,
+                sends: false,
+                receives: true,
+                window: 7,
+                carried: Some(CARRIED),
+                request: b"",
+            },
             Frame::Data { id: u64::MAX, payload: b"hello" },
             Frame::Data { id: 1, payload: b"" },
             Frame::First { id: 1, total: 1 << 40, payload: b"" },

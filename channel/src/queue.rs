@@ -10,10 +10,12 @@ pub(crate) const LARGE: usize = 4096;
 const PREFIX: usize = 4;
 const LARGE_BIT: u32 = 1 << 31;
 
-/// A message's bytes: borrowed from a scratch buffer, or shared.
+/// A message's bytes.
 #[derive(Debug, Clone)]
-pub(crate) enum Payload<'a> {
+pub enum Payload<'a> {
+    /// Borrowed: copied when the message is taken.
     Slice(&'a [u8]),
+    /// Shared: handed on as they are.
     Shared(Bytes),
 }
 
@@ -34,10 +36,11 @@ impl Payload<'_> {
     }
 }
 
-/// Each record is a prefix of four bytes and, unless the prefix has [`LARGE_BIT`], that many bytes; the bytes of a large
-/// message stand in `large`. A record takes less memory than its message costs, so credit bounds the queue.
+/// A queue of whole messages, in order.
+// Each record is a prefix of four bytes and, unless the prefix has [`LARGE_BIT`], that many bytes; the bytes of a large
+// message stand in `large`. A record takes less memory than its message costs, so credit bounds the queue.
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
+pub struct Queue {
     records: Vec<u8>,
     /// Where the first record begins.
     start: usize,
@@ -47,8 +50,9 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    /// Whether no message is queued.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.start == self.records.len()
     }
 
@@ -96,13 +100,13 @@ impl Queue {
 
     /// The length of the first message.
     #[inline]
-    pub(crate) fn front_len(&self) -> Option<usize> {
+    pub fn front_len(&self) -> Option<usize> {
         self.prefix().map(|prefix| (prefix & !LARGE_BIT) as usize)
     }
 
     /// The first message.
     #[inline]
-    pub(crate) fn front(&self) -> Option<&[u8]> {
+    pub fn front(&self) -> Option<&[u8]> {
         let prefix = self.prefix()?;
         if prefix & LARGE_BIT != 0 {
             self.large.as_ref()?.front().map(|bytes| &bytes[..])
@@ -125,7 +129,7 @@ impl Queue {
 
     /// Removes the first message.
     #[inline]
-    pub(crate) fn pop(&mut self) {
+    pub fn pop(&mut self) {
         let Some(prefix) = self.prefix() else { return };
         if prefix & LARGE_BIT != 0 {
             self.pop_large();
@@ -172,10 +176,10 @@ impl Queue {
         }
     }
 
-    /// Bytes of memory in use for records.
+    /// Bytes that the queued messages take.
     pub(crate) fn memory(&self) -> usize {
         let large = self.large.iter().flat_map(|large| large.iter());
-        self.records.len() + large.map(|bytes| bytes.len()).sum::<usize>()
+        self.records.len() - self.start + large.map(|bytes| bytes.len()).sum::<usize>()
     }
 }
 

@@ -58,7 +58,7 @@ impl RecvEnd {
             batch: Queue::default(),
             consumed: 0,
             consumed_cost: 0,
-            report_after: 0,
+            report_after: u64::MAX,
             number: 0,
             cargo: false,
             ended: false,
@@ -101,6 +101,10 @@ impl RecvEnd {
     #[inline]
     fn next<T, C: Codec<T>>(&mut self) -> Option<Result<T, RecvError>> {
         let len = self.batch.front_len()?;
+        // What was handed out last is consumed only now: a callback may have been at work on it.
+        if self.consumed_cost >= self.report_after {
+            self.report();
+        }
         let number = self.number;
         self.number += 1;
         let decoded = if self.cargo {
@@ -111,10 +115,12 @@ impl RecvEnd {
         };
         self.consumed += 1;
         self.consumed_cost += cost(len);
-        if self.consumed_cost >= self.report_after && !self.batch.is_empty() {
-            self.report();
-        }
         Some(decoded.map_err(RecvError::Codec))
+    }
+
+    /// The message that was handed out last was not consumed after all.
+    pub(crate) fn unconsume(&mut self) {
+        self.consumed = self.consumed.saturating_sub(1);
     }
 
     #[cold]

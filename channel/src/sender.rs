@@ -283,11 +283,7 @@ impl<T, C> Sender<T, C> {
                 state.await_sender(key, waker);
                 Poll::Pending
             }
-            Some(Ok((_, false, _))) => Poll::Ready(Ok(())),
-            Some(Ok((unconsumed, true, error))) => {
-                Poll::Ready(Err(ClosedError::Stopped { unconsumed, error }))
-            }
-            Some(Err(cause)) => Poll::Ready(Err(ClosedError::Lost(cause))),
+            Some(ending) => Poll::Ready(ending),
         })
     }
 
@@ -329,10 +325,12 @@ impl<'de, T, C: Codec<T>> Deserialize<'de> for Sender<T, C> {
     }
 }
 
+type Sending = Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>;
+
 /// A `Sink` keeps one message while there is no room. Dropping it loses that one; flush first.
 pub struct SendSink<T, C: Codec<T> = Cbor> {
     sender: std::sync::Arc<Sender<T, C>>,
-    sending: Option<Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>>,
+    sending: Option<Sending>,
 }
 
 impl<T, C> Sender<T, C>

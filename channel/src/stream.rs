@@ -63,6 +63,7 @@ impl Channel<Bytes, Bytes, Raw> {
 
 impl ByteReader {
     /// The channel's end again, unless part of a message was read.
+    #[expect(clippy::result_large_err, reason = "the error is the reader that was handed in")]
     pub fn into_inner(self) -> Result<Receiver<Bytes, Raw>, ByteReader> {
         if self.rest.is_empty() { Ok(self.receiver) } else { Err(self) }
     }

@@ -57,7 +57,8 @@ impl DriverThread {
             // Either way it is time to stop.
             let _ = runtime.block_on(stopped);
         })?;
-        let handle = start.recv().unwrap_or_else(|_| Err(io::Error::other("the driver thread ended at once")))?;
+        let handle =
+            start.recv().unwrap_or_else(|_| Err(io::Error::other("the driver thread ended at once")))?;
         Ok(DriverThread { handle, stop: Some(stop), thread: Some(thread) })
     }
 

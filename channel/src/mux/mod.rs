@@ -30,10 +30,10 @@ pub use slot::Key;
 use slot::{InState, Long, OutState, Slot};
 pub use transmit::Transmit;
 
-use crate::error::{ConnectionError, HandshakeError, RemoteError};
+use crate::error::{ClosedError, ConnectionError, HandshakeError, RemoteError};
 use crate::flow::{MAX_CREDIT, cost};
 use crate::frame::{Hello, Limits, MAX_ERROR, MAX_REQUEST, VERSION};
-use crate::queue::{Payload, Queue};
+pub use crate::queue::{Payload, Queue};
 use liveness::Liveness;
 
 /// Which side of a connection this is.
@@ -447,7 +447,7 @@ impl Mux {
 
     /// Offers a message with the ends that travel in it. `ticket` as from an earlier [`Sent::Wait`] for this message.
     #[inline]
-    pub(crate) fn send(
+    pub fn send(
         &mut self,
         key: Key,
         payload: &Payload<'_>,
@@ -496,7 +496,10 @@ impl Mux {
         let slot = &mut self.slots[key.index()];
         match slot.out.state {
             OutState::Open => {}
-            OutState::Closing | OutState::Closed | OutState::Unused | OutState::Done { stopped: false, .. } => {
+            OutState::Closing
+            | OutState::Closed
+            | OutState::Unused
+            | OutState::Done { stopped: false, .. } => {
                 return Err(SendFault::Closed);
             }
             OutState::Done { stopped: true, .. } => {
@@ -598,18 +601,20 @@ impl Mux {
         if self.slot(key).link.is_some() { self.close_locally(key) } else { self.schedule(key) }
     }
 
-    /// How the sending direction ended: `None` while it has not. Otherwise messages not consumed, whether the peer
-    /// stopped it, and the peer's reason.
-    pub fn ending(&mut self, key: Key) -> Option<Result<(u64, bool, Option<RemoteError>), ConnectionError>> {
-        let accepted = self.slots[key.index()].out.accepted;
-        match (self.slots[key.index()].out.state, &self.phase) {
-            (OutState::Unused, _) => Some(Ok((0, false, None))),
-            (OutState::Done { consumed, stopped }, _) => {
-                let error = self.slot(key).extra.as_ref().and_then(|extra| extra.stopped_with.clone());
-                Some(Ok((accepted.saturating_sub(consumed), stopped, error.map(RemoteError::new))))
+    /// How the sending direction ended: `None` while it has not.
+    pub fn ending(&self, key: Key) -> Option<Result<(), ClosedError>> {
+        let slot = &self.slots[key.index()];
+        match (slot.out.state, &self.phase) {
+            (OutState::Unused | OutState::Done { stopped: false, .. }, _) => Some(Ok(())),
+            (OutState::Done { consumed, stopped: true }, _) => {
+                let error = slot.extra.as_ref().and_then(|extra| extra.stopped_with.clone());
+                Some(Err(ClosedError::Stopped {
+                    unconsumed: slot.out.accepted.saturating_sub(consumed),
+                    error: error.map(RemoteError::new),
+                }))
             }
-            (_, Phase::Closed(cause)) => Some(Err(cause.clone())),
-            _ => None,
+            (_, Phase::Closed(cause)) => Some(Err(ClosedError::Lost(cause.clone()))),
+            (OutState::Open | OutState::Closing | OutState::Closed, _) => None,
         }
     }
 
@@ -659,7 +664,7 @@ impl Mux {
     // ---- receiving ----
 
     /// Reports `consumed` messages of `cost` bytes, and swaps the channel's queue with the empty `batch`.
-    pub(crate) fn take(&mut self, key: Key, consumed: u64, cost: u64, now: Instant, batch: &mut Queue) -> Taken {
+    pub fn take(&mut self, key: Key, consumed: u64, cost: u64, now: Instant, batch: &mut Queue) -> Taken {
         debug_assert!(batch.is_empty(), "what was taken is consumed first");
         self.consume(key, consumed, cost, now);
         let slot = &mut self.slots[key.index()];

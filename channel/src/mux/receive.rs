@@ -38,7 +38,9 @@ impl Mux {
 
     /// Deadlines: to be called when the time of [`Mux::poll_timeout`] has come, after pending input was handed in.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.cause().is_none() && let Verdict::Silent(after) = self.liveness.handle_timeout(now) {
+        if self.cause().is_none()
+            && let Verdict::Silent(after) = self.liveness.handle_timeout(now)
+        {
             self.end(ConnectionError::Silent { after });
         }
     }
@@ -101,7 +103,7 @@ impl Mux {
             self.recent = (id, key);
             return Ok(Some(key));
         }
-        let ours = (id % 2 == 1) == (self.role == super::Role::Coordinator);
+        let ours = id.is_multiple_of(2) != (self.role == super::Role::Coordinator);
         let seen = if ours { id < self.next_id } else { id <= self.highest };
         if seen { Ok(None) } else { Err(Violation::UnknownChannel { id }) }
     }
@@ -208,7 +210,7 @@ impl Mux {
         carried: Option<Carried>,
         request: &[u8],
     ) -> Result<(), Violation> {
-        let theirs = (id % 2 == 0) == (self.role == super::Role::Coordinator);
+        let theirs = id.is_multiple_of(2) == (self.role == super::Role::Coordinator);
         if !theirs || id <= self.highest || !(sends || receives) {
             return Err(Violation::OpenOrder { id });
         }

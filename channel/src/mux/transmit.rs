@@ -104,7 +104,9 @@ impl Buf for Transmit {
             let plain = count.min(end - self.begin);
             self.begin += plain;
             count -= plain;
-            if count > 0 && let Some((_, bytes)) = self.shared.front_mut() {
+            if count > 0
+                && let Some((_, bytes)) = self.shared.front_mut()
+            {
                 if count < bytes.len() {
                     bytes.advance(count);
                     return;
@@ -168,16 +170,23 @@ impl Mux {
             out.put(|buffer| frame.encode(buffer));
             self.step(true, "GOAWAY", 0, 0);
         }
-        while out.len < limit && let Some(key) = self.opens.pop_front() {
+        while out.len < limit
+            && let Some(key) = self.opens.pop_front()
+        {
             self.transmit_open(key, out);
         }
-        while out.len < limit && self.opens.is_empty() && let Some(key) = self.controls.pop_front() {
+        while out.len < limit
+            && self.opens.is_empty()
+            && let Some(key) = self.controls.pop_front()
+        {
             self.transmit_controls(key, out);
         }
         if !(self.opens.is_empty() && self.controls.is_empty()) {
             return;
         }
-        while out.len < limit && let Some(key) = self.ready.pop_front() {
+        while out.len < limit
+            && let Some(key) = self.ready.pop_front()
+        {
             self.transmit_turn(key, out);
         }
     }
@@ -210,7 +219,9 @@ impl Mux {
         slot.in_controls = false;
         let id = slot.id;
         let owes = std::mem::take(&mut slot.owes);
-        if owes.returned && let Some(carried) = slot.extra().carried.take() {
+        if owes.returned
+            && let Some(carried) = slot.extra().carried.take()
+        {
             out.put(|buffer| Frame::Return { id, carried }.encode(buffer));
             self.step(true, "RETURN", id, 0);
         }
@@ -345,7 +356,9 @@ impl Mux {
 /// Appends `len` bytes of the first queued message, from its byte `begin` on.
 #[inline]
 fn transmit_part(outgoing: &super::slot::Outgoing, out: &mut Transmit, begin: usize, len: usize) {
-    if len >= LARGE && let Some(shared) = outgoing.queue.front_shared() {
+    if len >= LARGE
+        && let Some(shared) = outgoing.queue.front_shared()
+    {
         out.share(shared.slice(begin..begin + len));
     } else if let Some(message) = outgoing.queue.front() {
         out.put(|buffer| buffer.extend_from_slice(&message[begin..begin + len]));

@@ -50,7 +50,10 @@ where
 }
 
 /// Both ends of a new channel of bytes.
-pub async fn raw(near: &Connection, far: &Connection) -> (Channel<Bytes, Bytes, Raw>, Channel<Bytes, Bytes, Raw>) {
+pub async fn raw(
+    near: &Connection,
+    far: &Connection,
+) -> (Channel<Bytes, Bytes, Raw>, Channel<Bytes, Bytes, Raw>) {
     let left = near.open_with("bytes").await.unwrap();
     let right = far.accept().await.unwrap().accept_with();
     (left, right)
