@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::peers::is_other;
+use crate::rows::Row;
+
 /// What a person asked for.
 #[derive(Debug)]
 pub(crate) struct Args {
@@ -59,6 +62,12 @@ impl Args {
         }
         parsed.rounds = rounds.unwrap_or(parsed.rounds);
         Ok(parsed)
+    }
+
+    /// Who is measured beside us in a row.
+    pub(crate) fn peers(&self, row: &Row) -> impl Iterator<Item = &'static str> {
+        let without_peers = self.without_peers;
+        row.peers.iter().copied().filter(move |peer| !(without_peers && is_other(peer)))
     }
 
     /// Whether a row was asked for.

@@ -77,10 +77,10 @@ impl RunError {
 
 /// Runs all rounds of a row.
 pub(crate) async fn run(row: &Row, peers: &Peers, args: &Args, cores: [usize; 2]) -> Outcome {
-    let contenders: Vec<&'static str> = std::iter::once("ours").chain(row.peers.iter().copied()).collect();
+    let contenders = || std::iter::once("ours").chain(args.peers(row));
     let mut numbers: BTreeMap<&str, Result<Vec<f64>, RunError>> = BTreeMap::new();
     for _ in 0..args.rounds {
-        for &contender in &contenders {
+        for contender in contenders() {
             let so_far = numbers.entry(contender).or_insert_with(|| Ok(Vec::new()));
             // One failure is enough: a median over fewer runs than the others' would not be comparable.
             let Ok(samples) = so_far else { continue };
@@ -104,7 +104,7 @@ pub(crate) async fn run(row: &Row, peers: &Peers, args: &Args, cores: [usize; 2]
             Samples(numbers)
         })
     };
-    Outcome { ours: take("ours"), peers: row.peers.iter().map(|&peer| (peer, take(peer))).collect() }
+    Outcome { ours: take("ours"), peers: args.peers(row).map(|peer| (peer, take(peer))).collect() }
 }
 
 /// Runs one contender once.

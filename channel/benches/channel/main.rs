@@ -3,10 +3,12 @@
 //! Each number comes from a fresh pair of processes, each on a core of its own, joined by two pipes. The same program
 //! is the one that asks for the measurements and, started again with an assignment, either side of a pair.
 
+mod allocation;
 mod args;
 mod contest;
 mod cores;
 mod meter;
+mod ours;
 mod pair;
 mod payload;
 mod peers;
@@ -23,6 +25,9 @@ use peers::Peers;
 use report::Report;
 use rows::{ROWS, Row};
 
+/// What goes wrong is printed, whatever it is.
+type Failure = Box<dyn Error + Send + Sync>;
+
 fn main() -> ExitCode {
     let done = match Assignment::from_args(std::env::args().skip(1)) {
         Some(assignment) => take_part(&assignment),
@@ -38,11 +43,12 @@ fn main() -> ExitCode {
 }
 
 /// One side of one measurement.
-fn take_part(assignment: &Assignment) -> Result<ExitCode, Box<dyn Error>> {
+fn take_part(assignment: &Assignment) -> Result<ExitCode, Failure> {
     let ends = assignment.start()?;
     let measured = match assignment.contender.as_str() {
         "raw" => raw::run(assignment, ends).map_err(Into::into),
-        other => Err(format!("no contender `{other}`").into()),
+        // Ours, and our own rates without a row's burden.
+        _ => ours::run(assignment, ends),
     };
     match (assignment.side, measured) {
         (Side::Near, Ok(number)) => println!("{number}"),
@@ -54,14 +60,14 @@ fn take_part(assignment: &Assignment) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// All rows that were asked for; fails if one of them has no number of ours.
-fn compare() -> Result<ExitCode, Box<dyn Error>> {
+fn compare() -> Result<ExitCode, Failure> {
     let args = Args::parse(std::env::args().skip(1))?;
     let rows: Vec<&Row> = ROWS.iter().filter(|row| args.wants(row.name)).collect();
     if rows.is_empty() {
         return Err(format!("no row is called that; there are: {}", names()).into());
     }
-    let wanted: Vec<&str> = rows.iter().flat_map(|row| row.peers.iter().copied()).collect();
-    let peers = Peers::prepare(&wanted, args.without_peers)?;
+    let wanted: Vec<&str> = rows.iter().flat_map(|row| args.peers(row)).collect();
+    let peers = Peers::prepare(&wanted)?;
     let cores = cores::two()?;
     let report = Report::begin(&args, cores)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -26,6 +26,11 @@ pub(crate) struct Program {
     pub(crate) leading: Vec<OsString>,
 }
 
+/// Whether a contender is another program than this one.
+pub(crate) fn is_other(contender: &str) -> bool {
+    RUST.contains(&contender) || PYTHON.contains(&contender)
+}
+
 /// The programs of the contenders that were asked for, or why one is absent.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -36,21 +41,16 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// Makes ready those of the named contenders that are other people's.
-    pub(crate) fn prepare(wanted: &[&str], without_peers: bool) -> std::io::Result<Self> {
+    pub(crate) fn prepare(wanted: &[&str]) -> std::io::Result<Self> {
         let own = env::current_exe()?;
         let folder = folder_for_peers(&own);
         let mut others = BTreeMap::new();
-        if without_peers {
-            let left_out = || Err("left out".to_owned());
-            others.extend(RUST.iter().chain(PYTHON).map(|&name| (name, left_out())));
-        } else {
-            if RUST.iter().any(|name| wanted.contains(name)) {
-                let built = build(&folder);
-                others.extend(RUST.iter().map(|&name| (name, built.clone())));
-            }
-            if PYTHON.iter().any(|name| wanted.contains(name)) {
-                others.extend(PYTHON.iter().map(|&name| (name, script(name, &folder))));
-            }
+        if RUST.iter().any(|name| wanted.contains(name)) {
+            let built = build(&folder);
+            others.extend(RUST.iter().map(|&name| (name, built.clone())));
+        }
+        if PYTHON.iter().any(|name| wanted.contains(name)) {
+            others.extend(PYTHON.iter().map(|&name| (name, script(name, &folder))));
         }
         Ok(Self { own: Program { path: own, leading: Vec::new() }, others })
     }

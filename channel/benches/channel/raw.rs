@@ -20,8 +20,8 @@ pub(crate) fn run(assignment: &Assignment, ends: Ends) -> io::Result<f64> {
     let (reader, writer) = (File::from(reader), File::from(writer));
     let length = assignment.length;
     let measured = match (assignment.row.as_str(), assignment.side) {
-        ("rtt_64", Side::Near) => ask(reader, writer, Meter::new(length, 8)),
-        ("rtt_64", Side::Far) => answer(reader, writer),
+        ("rtt_64" | "rtt_64_thread", Side::Near) => ask(reader, writer, Meter::new(length, 8)),
+        ("rtt_64" | "rtt_64_thread", Side::Far) => answer(reader, writer),
         ("bulk_1m", Side::Near) => receive(reader, BULK, Meter::new(length, 1)),
         ("bulk_1m", Side::Far) => send(writer, BULK),
         ("stream_64_bytes", Side::Near) => {

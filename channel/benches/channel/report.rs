@@ -99,7 +99,11 @@ fn table(out: &mut impl Write, row: &Row, outcome: &Outcome) -> io::Result<()> {
                 let shown = number_and_spread(row.unit, samples);
                 match ours {
                     Some(ours) => {
-                        writeln!(out, "  {peer:<8} {shown}   ours / {peer} = {}", times(ours / samples.median()))?;
+                        writeln!(
+                            out,
+                            "  {peer:<8} {shown}   ours / {peer} = {}",
+                            times(ours / samples.median())
+                        )?;
                     }
                     None => writeln!(out, "  {peer:<8} {shown}")?,
                 }
@@ -127,19 +131,19 @@ fn met(bound: &Bound, ours: f64, outcome: &Outcome) -> Option<bool> {
         samples.as_ref().ok().map(Samples::median)
     };
     Some(match *bound {
-        Bound::AtMost(limit) => ours <= limit,
-        Bound::AtLeast(limit) => ours >= limit,
-        Bound::AtMostTimes(factor, peer) => ours <= factor * of(peer)?,
-        Bound::AtLeastTimes(factor, peer) => ours >= factor * of(peer)?,
+        Bound::Ceiling(limit) => ours <= limit,
+        Bound::Floor(limit) => ours >= limit,
+        Bound::CeilingTimes(factor, peer) => ours <= factor * of(peer)?,
+        Bound::FloorTimes(factor, peer) => ours >= factor * of(peer)?,
     })
 }
 
 fn describe(bound: &Bound, unit: Unit) -> String {
     match *bound {
-        Bound::AtMost(limit) => format!("≤ {}", amount(unit, limit)),
-        Bound::AtLeast(limit) => format!("≥ {}", amount(unit, limit)),
-        Bound::AtMostTimes(factor, peer) => format!("≤ {factor}× {peer}"),
-        Bound::AtLeastTimes(factor, peer) => format!("≥ {factor}× {peer}"),
+        Bound::Ceiling(limit) => format!("≤ {}", amount(unit, limit)),
+        Bound::Floor(limit) => format!("≥ {}", amount(unit, limit)),
+        Bound::CeilingTimes(factor, peer) => format!("≤ {factor}× {peer}"),
+        Bound::FloorTimes(factor, peer) => format!("≥ {factor}× {peer}"),
     }
 }
 

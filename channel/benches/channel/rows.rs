@@ -24,13 +24,13 @@ pub(crate) enum Unit {
 /// What a number has to reach, alone or relative to a peer's.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Bound {
-    AtMost(f64),
-    AtLeast(f64),
-    AtMostTimes(f64, &'static str),
-    AtLeastTimes(f64, &'static str),
+    Ceiling(f64),
+    Floor(f64),
+    CeilingTimes(f64, &'static str),
+    FloorTimes(f64, &'static str),
 }
 
-use Bound::{AtLeast, AtLeastTimes, AtMost, AtMostTimes};
+use Bound::{Ceiling, CeilingTimes, Floor, FloorTimes};
 
 /// All rows, in the order in which they run.
 pub(crate) const ROWS: &[Row] = &[
@@ -39,8 +39,8 @@ pub(crate) const ROWS: &[Row] = &[
         what: "round trip of 64 B, typed",
         unit: Unit::Microseconds,
         peers: &["raw", "remoc", "tarpc", "execnet", "gipc"],
-        must: &[AtMostTimes(4.0, "raw")],
-        aim: &[AtMostTimes(2.0, "raw")],
+        must: &[CeilingTimes(4.0, "raw")],
+        aim: &[CeilingTimes(2.0, "raw")],
     },
     Row {
         name: "rtt_64_thread",
@@ -55,64 +55,64 @@ pub(crate) const ROWS: &[Row] = &[
         what: "one-way stream of a 64 B string through serde",
         unit: Unit::PerSecond,
         peers: &["remoc", "tarpc", "execnet", "gipc"],
-        must: &[AtLeast(2.5e6), AtLeastTimes(10.0, "remoc")],
-        aim: &[AtLeast(5e6)],
+        must: &[Floor(2.5e6), FloorTimes(10.0, "remoc")],
+        aim: &[Floor(5e6)],
     },
     Row {
         name: "stream_record",
         what: "the same of a five-field struct of about 64 B",
         unit: Unit::PerSecond,
         peers: &["remoc", "tarpc", "execnet", "gipc"],
-        must: &[AtLeast(1.5e6), AtLeastTimes(6.0, "remoc")],
-        aim: &[AtLeast(2.8e6)],
+        must: &[Floor(1.5e6), FloorTimes(6.0, "remoc")],
+        aim: &[Floor(2.8e6)],
     },
     Row {
         name: "stream_64_bytes",
         what: "the same of 64 B on a bytes channel",
         unit: Unit::PerSecond,
         peers: &["raw", "remoc", "tarpc", "execnet", "gipc"],
-        must: &[AtLeast(4e6)],
-        aim: &[AtLeast(10e6)],
+        must: &[Floor(4e6)],
+        aim: &[Floor(10e6)],
     },
     Row {
         name: "bulk_1m",
         what: "one-way stream of 1 MiB messages, each handed over whole",
         unit: Unit::MebibytesPerSecond,
         peers: &["raw", "remoc", "tarpc", "execnet", "gipc"],
-        must: &[AtLeastTimes(0.7, "raw")],
-        aim: &[AtLeastTimes(0.9, "raw")],
+        must: &[FloorTimes(0.7, "raw")],
+        aim: &[FloorTimes(0.9, "raw")],
     },
     Row {
         name: "stream_64_1000ch",
         what: "stream_64 spread over 1,000 channels",
         unit: Unit::PerSecond,
         peers: &["one"],
-        must: &[AtLeastTimes(0.7, "one")],
-        aim: &[AtLeastTimes(0.9, "one")],
+        must: &[FloorTimes(0.7, "one")],
+        aim: &[FloorTimes(0.9, "one")],
     },
     Row {
         name: "beside_stalled",
         what: "a channel's rate beside 100 stalled ones",
         unit: Unit::PerSecond,
         peers: &["alone"],
-        must: &[AtLeastTimes(0.9, "alone")],
-        aim: &[AtLeastTimes(1.0, "alone")],
+        must: &[FloorTimes(0.9, "alone")],
+        aim: &[FloorTimes(1.0, "alone")],
     },
     Row {
         name: "open_close",
         what: "open + one message + close, 64 at a time",
         unit: Unit::PerSecond,
         peers: &["remoc", "execnet"],
-        must: &[AtLeast(200e3)],
-        aim: &[AtLeast(500e3)],
+        must: &[Floor(200e3)],
+        aim: &[Floor(500e3)],
     },
     Row {
         name: "idle_channel",
         what: "memory of an idle channel, the larger side",
         unit: Unit::Bytes,
         peers: &[],
-        must: &[AtMost(1024.0)],
-        aim: &[AtMost(300.0)],
+        must: &[Ceiling(1024.0)],
+        aim: &[Ceiling(300.0)],
     },
     Row {
         name: "idle_channel_used",

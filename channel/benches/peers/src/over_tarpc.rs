@@ -87,8 +87,12 @@ pub(crate) async fn run(assignment: &Assignment, reader: Receiver, writer: Sende
             .await
         }
         ("stream_record", Side::Far) => {
-            call(client(reader, writer), MANY, |client, n| async move { client.record(soon(), record(n)).await })
-                .await
+            call(
+                client(reader, writer),
+                MANY,
+                |client, n| async move { client.record(soon(), record(n)).await },
+            )
+            .await
         }
         ("stream_64_bytes", Side::Far) => stream_bytes(client(reader, writer), MANY, small()).await,
         ("bulk_1m", Side::Far) => stream_bytes(client(reader, writer), FEW, bulk()).await,
