@@ -55,9 +55,16 @@ pub(crate) enum FailureClass {
 }
 
 impl FailureClass {
-    /// Whether the command may have been started before it failed.
-    pub(crate) fn may_have_run(self) -> bool {
-        self == FailureClass::Lost
+    /// Whether another attempt is safe and may do better: the command has certainly not been started, and the reason
+    /// is not one that stays, as a refused key does (trying that again can lock an account).
+    pub(crate) fn may_retry(self) -> bool {
+        match self {
+            FailureClass::Resolve
+            | FailureClass::Connect
+            | FailureClass::Timeout
+            | FailureClass::Bootstrap => true,
+            FailureClass::HostKey | FailureClass::Auth | FailureClass::Exec | FailureClass::Lost => false,
+        }
     }
 
     /// What people call it in a summary.

@@ -126,6 +126,7 @@ pub(crate) struct Output {
     screen: Screen,
     outdir: Option<Files>,
     errdir: Option<Files>,
+    started: Vec<bool>,
     outcomes: Vec<Option<Outcome>>,
     progress: Progress,
     quiet: bool,
@@ -159,6 +160,7 @@ impl Output {
             show,
             outdir: files(&options.outdir)?,
             errdir: files(&options.errdir)?,
+            started: vec![false; count],
             outcomes: vec![None; count],
             progress,
             quiet: options.quiet,
@@ -177,6 +179,7 @@ impl Output {
                 for files in [&mut self.outdir, &mut self.errdir].into_iter().flatten() {
                     files.open(host)?;
                 }
+                self.started[host.0] = true;
                 self.progress.started();
             }
             Event::Output { host, stream, bytes } => {
@@ -195,7 +198,7 @@ impl Output {
                 for files in [&mut self.outdir, &mut self.errdir].into_iter().flatten() {
                     files.close(host);
                 }
-                self.progress.finished(outcome.is_ok(), outcome != Outcome::NotStarted);
+                self.progress.finished(outcome.is_ok(), self.started[host.0]);
                 let (show, screen) = (&mut self.show, &mut self.screen);
                 self.progress
                     .aside(|| show.finished(host, &outcome, elapsed, screen).and_then(|()| screen.flush()))?;
@@ -208,6 +211,15 @@ impl Output {
     /// Redraws the progress line, if there is one; `elapsed` is since the run began.
     pub(crate) fn tick(&mut self, elapsed: Duration) {
         self.progress.draw(elapsed);
+    }
+
+    /// Says something to the person, on standard error.
+    ///
+    /// # Errors
+    /// What could not be written.
+    pub(crate) fn note(&mut self, line: &str) -> Result<(), OutputError> {
+        let screen = &mut self.screen;
+        Ok(self.progress.aside(|| screen.note(line).and_then(|()| screen.flush()))?)
     }
 
     /// Shows what was held back, then the summary, and gives every host's outcome; hosts without one were not started.

@@ -42,7 +42,7 @@ impl Progress {
     }
 
     pub(super) fn finished(&mut self, ok: bool, was_started: bool) {
-        self.counts.running -= usize::from(was_started && self.counts.running > 0);
+        self.counts.running -= usize::from(was_started);
         self.counts.done += 1;
         self.counts.failed += usize::from(!ok);
     }
