@@ -6,6 +6,8 @@ mod limit;
 pub(crate) mod run;
 pub(crate) mod selection;
 mod taken;
+#[cfg(test)]
+mod tests;
 
 use clap::{Parser, Subcommand};
 

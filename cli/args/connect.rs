@@ -40,7 +40,7 @@ pub(crate) struct ConnectArgs {
         default_value = "15",
         value_parser = connect_limit
     )]
-    pub(crate) limit: Duration,
+    pub(crate) connect_limit: Duration,
 }
 
 /// One option of ssh_config, for every host.

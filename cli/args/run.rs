@@ -43,7 +43,7 @@ pub(crate) struct RunArgs {
     pub(crate) show: ShowArgs,
 
     /// The command; its words are joined by spaces and read by the login shell there
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct RunningArgs {
         default_value = "0",
         value_parser = command_limit
     )]
-    pub(crate) limit: Limit,
+    pub(crate) command_limit: Limit,
 
     /// Try a host again, this many times, when its command could not be started
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100))]

@@ -33,7 +33,7 @@ pub(crate) struct HostArgs {
     pub(crate) groups: Option<PathBuf>,
 
     #[arg(long = "limit", hide = true, value_parser = refuse("narrow the set instead: -w '@web&web[1-3]', or -x"))]
-    limit: Option<Infallible>,
+    host_limit: Option<Infallible>,
 
     #[arg(long = "inventory", hide = true, value_parser = refuse("lists of hosts are read with --hostfile, groups with --groups"))]
     inventory: Option<Infallible>,
