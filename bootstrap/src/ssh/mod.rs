@@ -1,1 +1,42 @@
 //! SSH: reaching a host as OpenSSH would, and running commands there.
+//!
+//! [`connect`] reads the configuration, passes jump hosts, checks the host's key and authenticates; [`Session::exec`]
+//! runs a command on the connection. The protocol itself is a library's, and none of its types appear here.
+//!
+//! What is honoured of a configuration: HostName, User, Port, AddressFamily, BindAddress, ProxyJump, ProxyCommand,
+//! ConnectTimeout, ServerAliveInterval and ServerAliveCountMax, Compression; IdentityFile, CertificateFile,
+//! IdentitiesOnly, IdentityAgent, PreferredAuthentications, PubkeyAuthentication, PasswordAuthentication,
+//! KbdInteractiveAuthentication, NumberOfPasswordPrompts, BatchMode; UserKnownHostsFile, GlobalKnownHostsFile,
+//! StrictHostKeyChecking (`ask` means `yes`: nobody is asked), HostKeyAlias, HashKnownHosts, RevokedHostKeys (text),
+//! CASignatureAlgorithms; HostKeyAlgorithms, KexAlgorithms, Ciphers, MACs. Other ways of authenticating, such as
+//! Kerberos and keys in hardware without an agent, are the system `ssh`'s, which can be used as a command instead.
+
+mod algorithms;
+mod auth;
+mod clock;
+mod config;
+mod config_file;
+mod dial;
+mod exec;
+mod expand;
+mod gate;
+mod handler;
+mod host_key;
+mod identity;
+mod keyring;
+mod known_hosts;
+mod options;
+mod pattern;
+mod pump;
+mod remember;
+mod resolve;
+mod session;
+mod stream;
+
+pub use exec::{Exec, Process};
+pub use gate::{Gate, HANDSHAKES};
+pub use host_key::{CertificateProblem, HostKeyError, ShownKey};
+pub use keyring::Keyring;
+pub use options::{Answer, ConfigFiles, Prompter, Question, Secret, SshOptions, SshTarget};
+pub use pump::{ExecError, ExitStatus, Stderr, Stdin, Stdout};
+pub use session::{Session, connect};

@@ -1,0 +1,453 @@
+//! Proving to a server who we are.
+
+use std::sync::{Arc, PoisonError};
+
+use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse};
+use russh::keys::agent::AgentIdentity;
+use russh::keys::agent::client::AgentClient;
+use russh::keys::ssh_key::private::KeypairData;
+use russh::keys::{self, HashAlg, PrivateKey, signature};
+use russh::{MethodKind, MethodSet, SendError, Signer};
+use tokio::net::UnixStream;
+
+use super::clock::{Clock, Late};
+use super::config::{Config, Method};
+use super::handler::{Client, SharedReport};
+use super::identity::{Agent, Identity, Shown, SignedBy, gather};
+use super::keyring::{KeyFileError, Keyring};
+use super::options::{Prompter, Question, SshOptions};
+
+/// Why a server did not let us in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthError {
+    #[error("{user} was not let in by {}", describe(.tried))]
+    Refused { user: String, tried: Vec<String>, accepted: Vec<&'static str>, problems: Vec<String> },
+    #[error("the connection ended during authentication: {reason}")]
+    Ended { reason: String },
+    #[error(transparent)]
+    Late(#[from] Late),
+    #[error("the protocol failed")]
+    Protocol(#[source] russh::Error),
+}
+
+fn describe(tried: &[String]) -> String {
+    if tried.is_empty() { "anything, as there was nothing to try".to_owned() } else { tried.join(", ") }
+}
+
+impl AuthError {
+    /// What a person can do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let AuthError::Refused { accepted, problems, tried, .. } = self else { return None };
+        let mut hints = problems.clone();
+        if !accepted.is_empty() {
+            hints.push(format!("the server accepts {}", accepted.join(", ")));
+        }
+        if tried.is_empty() {
+            hints.push("name a key with IdentityFile, or start an agent that holds one".to_owned());
+        }
+        (!hints.is_empty()).then(|| hints.join("; "))
+    }
+}
+
+/// Authenticates on a fresh connection. Cancelling leaves the connection unusable.
+pub(crate) async fn authenticate(
+    handle: &mut Handle<Client>,
+    config: &Config,
+    options: &SshOptions,
+    clock: &Clock,
+    report: &SharedReport,
+) -> Result<(), AuthError> {
+    let unverified = report.lock().unwrap_or_else(PoisonError::into_inner).unverified;
+    let can_ask = config.prompts > 0 && options.prompter.is_some();
+    let methods: Vec<Method> = config
+        .methods
+        .iter()
+        .copied()
+        // A host that may not be the one we mean is not told a password, as with ssh.
+        .filter(|method| *method == Method::PublicKey || (can_ask && !unverified))
+        .collect();
+    let mut problems = Vec::new();
+    let mut agent = None;
+    let mut identities = Vec::new();
+    if methods.contains(&Method::PublicKey) {
+        agent = clock.within(meet_agent(handle, config, &mut problems)).await?;
+        let held = agent.as_ref().map(|agent| agent.identities.as_slice()).unwrap_or_default();
+        identities = gather(config, held, &mut problems);
+    }
+    let asker = Asker {
+        prompter: if config.prompts > 0 { options.prompter.as_deref() } else { None },
+        keyring: &options.keyring,
+        prompts: config.prompts,
+        clock,
+    };
+    let conversation = Conversation {
+        handle,
+        config,
+        clock,
+        report,
+        asker,
+        agent: agent.map(|agent| agent.client),
+        tried: Vec::new(),
+        problems,
+        rsa_hash: None,
+    };
+    conversation.run(&methods, identities).await
+}
+
+/// Finds the agent. None, or one that does not answer, is no error: there may be files.
+async fn meet_agent(handle: &Handle<Client>, config: &Config, problems: &mut Vec<String>) -> Option<Agent> {
+    let path = config.agent.as_ref()?;
+    let met = async {
+        let mut client = AgentClient::connect_uds(path).await?;
+        if let Some(binding) = handle.agent_session_binding() {
+            // Lets an agent use keys that are bound to destinations; agents that do not know this refuse it.
+            let _ = client.bind_session(binding, false).await;
+        }
+        let identities = client.request_identities().await?;
+        Ok::<_, keys::Error>(Agent { client, identities })
+    };
+    match met.await {
+        Ok(agent) => Some(agent),
+        Err(e) => {
+            problems.push(format!("the agent at {} does not answer: {e}", path.display()));
+            None
+        }
+    }
+}
+
+struct Conversation<'a> {
+    handle: &'a mut Handle<Client>,
+    config: &'a Config,
+    clock: &'a Clock,
+    report: &'a SharedReport,
+    asker: Asker<'a>,
+    agent: Option<AgentClient<UnixStream>>,
+    tried: Vec<String>,
+    problems: Vec<String>,
+    /// The hash for RSA signatures, once asked: `Some(None)` when the server only knows SHA-1.
+    rsa_hash: Option<Option<HashAlg>>,
+}
+
+/// How an attempt ended, other than by error.
+enum Outcome {
+    In,
+    /// The server goes on with these methods; `true` when it accepted this one and wants another as well.
+    Refused(MethodSet, bool),
+    /// Nothing was sent.
+    Skipped,
+}
+
+impl From<AuthResult> for Outcome {
+    fn from(result: AuthResult) -> Self {
+        match result {
+            AuthResult::Success => Outcome::In,
+            AuthResult::Failure { remaining_methods, partial_success } => {
+                Outcome::Refused(remaining_methods, partial_success)
+            }
+        }
+    }
+}
+
+impl Conversation<'_> {
+    async fn run(mut self, methods: &[Method], identities: Vec<Identity>) -> Result<(), AuthError> {
+        let mut identities = identities.into_iter();
+        let mut failures = 0;
+        let mut exhausted: Vec<Method> = Vec::new();
+        // What the server accepts is learnt from its first refusal. With a key to show, showing it is the first
+        // question, which saves a round trip over asking with nothing.
+        let mut accepted: Option<MethodSet> = None;
+        let key_first = methods.first() == Some(&Method::PublicKey) && identities.len() > 0;
+        if !key_first {
+            let user = self.config.user.clone();
+            let result = self.clock.within(self.handle.authenticate_none(user)).await?;
+            match Outcome::from(result.map_err(AuthError::Protocol)?) {
+                Outcome::In => return Ok(()),
+                Outcome::Refused(left, _) => accepted = Some(self.still_there(left)?),
+                Outcome::Skipped => {}
+            }
+        }
+        loop {
+            let open = |method: &Method| {
+                let kind = kind_of(*method);
+                !exhausted.contains(method)
+                    && accepted.as_ref().is_none_or(|accepted| accepted.contains(&kind))
+            };
+            let Some(method) = methods.iter().copied().find(open) else { break };
+            let outcome = match method {
+                Method::PublicKey => match identities.next() {
+                    Some(identity) => self.show_key(identity).await?,
+                    None => Outcome::Skipped,
+                },
+                Method::Password => self.send_password(failures).await?,
+                Method::KeyboardInteractive => self.answer_questions().await?,
+            };
+            match outcome {
+                Outcome::In => return Ok(()),
+                Outcome::Refused(left, partial) => {
+                    let left = self.still_there(left)?;
+                    accepted = Some(left);
+                    if partial {
+                        exhausted.clear();
+                        failures = 0;
+                    } else if method != Method::PublicKey {
+                        failures += 1;
+                        if failures >= self.config.prompts {
+                            exhausted.push(method);
+                            failures = 0;
+                        }
+                    }
+                }
+                Outcome::Skipped if method == Method::PublicKey && identities.len() > 0 => {}
+                Outcome::Skipped => exhausted.push(method),
+            }
+        }
+        let accepted = accepted.map(|set| set.iter().map(<&str>::from).collect()).unwrap_or_default();
+        Err(AuthError::Refused {
+            user: self.config.user.clone(),
+            tried: self.tried,
+            accepted,
+            problems: self.problems,
+        })
+    }
+
+    /// The library reports a connection that ended as a refusal with no methods left.
+    fn still_there(&self, left: MethodSet) -> Result<MethodSet, AuthError> {
+        if !left.is_empty() {
+            return Ok(left);
+        }
+        let ended = self.report.lock().unwrap_or_else(PoisonError::into_inner).ended.clone();
+        match ended {
+            Some(reason) => Err(AuthError::Ended { reason }),
+            None if self.handle.is_closed() => {
+                Err(AuthError::Ended { reason: "the server closed it".into() })
+            }
+            None => Ok(left),
+        }
+    }
+
+    async fn show_key(&mut self, identity: Identity) -> Result<Outcome, AuthError> {
+        let label = identity.label();
+        // A file whose public half is not known is unlocked before anything can be shown.
+        let shown = match (identity.shown, &identity.signer) {
+            (Shown::Locked, SignedBy::File(path)) => match self.asker.unlock(path).await {
+                Ok(key) => Shown::Key(key.public_key().clone()),
+                Err(e) => {
+                    self.problems.push(format!("{} {e}", path.display()));
+                    return Ok(Outcome::Skipped);
+                }
+            },
+            (Shown::Locked, SignedBy::Agent(_)) => return Ok(Outcome::Skipped),
+            (shown, _) => shown,
+        };
+        let is_rsa = match &shown {
+            Shown::Key(key) => key.algorithm().is_rsa(),
+            Shown::Certificate(certificate) => certificate.algorithm().is_rsa(),
+            Shown::Locked => false,
+        };
+        let hash = if is_rsa {
+            match self.rsa_hash().await? {
+                Some(hash) => Some(hash),
+                None => {
+                    self.problems.push(format!("{label}: the server takes RSA keys with SHA-1 only"));
+                    return Ok(Outcome::Skipped);
+                }
+            }
+        } else {
+            None
+        };
+        self.tried.push(label.clone());
+        let user = self.config.user.clone();
+        let mut signer =
+            KeySigner { signed_by: identity.signer, agent: self.agent.as_mut(), asker: &self.asker };
+        let result = match shown {
+            Shown::Key(key) => {
+                self.clock
+                    .within(self.handle.authenticate_publickey_with(user, key, hash, &mut signer))
+                    .await?
+            }
+            Shown::Certificate(certificate) => {
+                let attempt =
+                    self.handle.authenticate_certificate_with(user, *certificate, hash, &mut signer);
+                self.clock.within(attempt).await?
+            }
+            Shown::Locked => return Ok(Outcome::Skipped),
+        };
+        match result {
+            Ok(result) => Ok(result.into()),
+            Err(SignError::Gone) => {
+                self.still_there(MethodSet::empty())?;
+                Err(AuthError::Ended { reason: "the server closed it".into() })
+            }
+            // The server would have taken the key, but it could not be used: on to the next.
+            Err(e) => {
+                self.problems.push(format!("{label}: {e}"));
+                Ok(Outcome::Skipped)
+            }
+        }
+    }
+
+    async fn rsa_hash(&mut self) -> Result<Option<HashAlg>, AuthError> {
+        if let Some(known) = self.rsa_hash {
+            return Ok(known);
+        }
+        let told = self.clock.within(self.handle.best_supported_rsa_hash()).await?;
+        let hash = match told.map_err(AuthError::Protocol)? {
+            Some(hash) => hash,
+            // A server that does not say is one from before 2017, or terse; try the better one.
+            None => Some(HashAlg::Sha512),
+        };
+        self.rsa_hash = Some(hash);
+        Ok(hash)
+    }
+
+    async fn send_password(&mut self, failures: u32) -> Result<Outcome, AuthError> {
+        let (user, host) = (self.config.user.clone(), self.config.original.clone());
+        let question = Question::Password { user: user.clone(), host, failures };
+        let Some(password) = self.asker.ask(question).await else { return Ok(Outcome::Skipped) };
+        self.tried.push("password".to_owned());
+        // The library wipes its copy.
+        let attempt = self.handle.authenticate_password(user, password.expose());
+        Ok(self.clock.within(attempt).await?.map_err(AuthError::Protocol)?.into())
+    }
+
+    async fn answer_questions(&mut self) -> Result<Outcome, AuthError> {
+        let (user, host) = (self.config.user.clone(), self.config.original.clone());
+        let start = self.handle.authenticate_keyboard_interactive_start(user.clone(), None);
+        let started = self.clock.within(start).await?;
+        let mut response = self.protocol(started)?;
+        let mut declined = false;
+        self.tried.push("keyboard-interactive".to_owned());
+        loop {
+            let (instructions, prompts) = match response {
+                KeyboardInteractiveAuthResponse::Success => return Ok(Outcome::In),
+                KeyboardInteractiveAuthResponse::Failure { .. } if declined => return Ok(Outcome::Skipped),
+                KeyboardInteractiveAuthResponse::Failure { remaining_methods, partial_success } => {
+                    return Ok(Outcome::Refused(remaining_methods, partial_success));
+                }
+                KeyboardInteractiveAuthResponse::InfoRequest { instructions, prompts, .. } => {
+                    (instructions, prompts)
+                }
+            };
+            let mut answers = Vec::with_capacity(prompts.len());
+            for prompt in prompts {
+                let question = Question::Server {
+                    user: user.clone(),
+                    host: host.clone(),
+                    instructions: instructions.clone(),
+                    prompt: prompt.prompt,
+                    echo: prompt.echo,
+                };
+                let answer = if declined { None } else { self.asker.ask(question).await };
+                declined |= answer.is_none();
+                // The server waits for as many answers as it asked for. The library takes them as plain strings.
+                answers.push(answer.map(|answer| answer.expose().to_owned()).unwrap_or_default());
+            }
+            let respond = self.handle.authenticate_keyboard_interactive_respond(answers);
+            let responded = self.clock.within(respond).await?;
+            response = self.protocol(responded)?;
+        }
+    }
+
+    fn protocol<T>(&self, result: Result<T, russh::Error>) -> Result<T, AuthError> {
+        result.map_err(|e| match e {
+            russh::Error::RecvError | russh::Error::SendError => match self.still_there(MethodSet::empty()) {
+                Err(ended) => ended,
+                Ok(_) => AuthError::Ended { reason: "the server closed it".into() },
+            },
+            e => AuthError::Protocol(e),
+        })
+    }
+}
+
+fn kind_of(method: Method) -> MethodKind {
+    match method {
+        Method::PublicKey => MethodKind::PublicKey,
+        Method::KeyboardInteractive => MethodKind::KeyboardInteractive,
+        Method::Password => MethodKind::Password,
+    }
+}
+
+/// Asks a person while the clock stands still.
+struct Asker<'a> {
+    prompter: Option<&'a dyn Prompter>,
+    keyring: &'a Keyring,
+    prompts: u32,
+    clock: &'a Clock,
+}
+
+impl Asker<'_> {
+    async fn ask(&self, question: Question) -> Option<super::options::Secret> {
+        let prompter = self.prompter?;
+        self.clock.paused(self.keyring.ask(prompter, question)).await
+    }
+
+    async fn unlock(&self, path: &std::path::Path) -> Result<Arc<PrivateKey>, KeyFileError> {
+        self.clock.paused(self.keyring.unlock(path, self.prompter, self.prompts)).await
+    }
+}
+
+/// Signs when the server has said that it would accept the key, and not before: a passphrase is asked for only then.
+struct KeySigner<'a> {
+    signed_by: SignedBy,
+    agent: Option<&'a mut AgentClient<UnixStream>>,
+    asker: &'a Asker<'a>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SignError {
+    #[error("the connection ended")]
+    Gone,
+    #[error("the agent did not sign: {0}")]
+    Agent(keys::Error),
+    #[error("{0}")]
+    File(#[from] KeyFileError),
+    #[error("the key does not sign")]
+    Key,
+}
+
+impl From<SendError> for SignError {
+    fn from(_: SendError) -> Self {
+        SignError::Gone
+    }
+}
+
+impl Signer for KeySigner<'_> {
+    type Error = SignError;
+
+    /// Returns the data with the signature appended, as the library wants it.
+    async fn auth_sign(
+        &mut self,
+        _: &AgentIdentity,
+        hash: Option<HashAlg>,
+        mut data: Vec<u8>,
+    ) -> Result<Vec<u8>, SignError> {
+        match &self.signed_by {
+            SignedBy::Agent(identity) => {
+                let agent = self.agent.as_mut().ok_or(SignError::Key)?;
+                agent.sign_request(identity, hash, data).await.map_err(SignError::Agent)
+            }
+            SignedBy::File(path) => {
+                let key = self.asker.unlock(path).await?;
+                let signature = sign(&key, hash, &data).map_err(|_| SignError::Key)?;
+                data.extend_from_slice(
+                    &u32::try_from(signature.len()).map_err(|_| SignError::Key)?.to_be_bytes(),
+                );
+                data.extend_from_slice(&signature);
+                Ok(data)
+            }
+        }
+    }
+}
+
+fn sign(key: &PrivateKey, hash: Option<HashAlg>, data: &[u8]) -> Result<Vec<u8>, signature::Error> {
+    use russh::keys::ssh_encoding::Encode;
+    use signature::Signer as _;
+
+    let signature: keys::ssh_key::Signature = match key.key_data() {
+        KeypairData::Rsa(pair) => (pair, hash).try_sign(data)?,
+        _ => key.try_sign(data)?,
+    };
+    let mut out = Vec::new();
+    signature.encode(&mut out).map_err(|_| signature::Error::new())?;
+    Ok(out)
+}

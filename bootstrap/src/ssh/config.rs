@@ -1,0 +1,542 @@
+//! The effective configuration of one host.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::config_file::{self, FileError};
+use super::expand::{ExpandError, Tokens, account};
+use super::options::{ConfigFiles, SshOptions, SshTarget};
+use super::resolve::Family;
+use crate::error::{Class, LaunchError, Step};
+
+/// Settings as they were read: each keyword in lower case, with its values, each of them cut into words.
+pub(crate) type Raw = HashMap<String, Vec<Vec<String>>>;
+
+/// What a configuration says of keys that are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strictness {
+    /// Unknown keys are refused. Also what `ask` means to us: nobody is asked.
+    Strict,
+    /// Unknown keys are remembered, changed ones refused.
+    AcceptNew,
+    /// Unknown keys are remembered; a changed one is let through, without passwords.
+    Off,
+}
+
+/// The settings that we honour, with their defaults filled in and their names expanded.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// As the user wrote it.
+    pub original: String,
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    /// `ProxyJump`, the nearest hop first.
+    pub jumps: Vec<SshTarget>,
+    /// `ProxyCommand`, expanded.
+    pub proxy_command: Option<String>,
+    pub identity_files: Vec<PathBuf>,
+    pub certificate_files: Vec<PathBuf>,
+    pub identities_only: bool,
+    /// The agent's socket.
+    pub agent: Option<PathBuf>,
+    pub user_known_hosts: Vec<PathBuf>,
+    pub global_known_hosts: Vec<PathBuf>,
+    pub revoked_host_keys: Option<PathBuf>,
+    pub strictness: Strictness,
+    pub host_key_alias: Option<String>,
+    pub hash_known_hosts: bool,
+    pub connect_timeout: Option<Duration>,
+    pub alive_interval: Option<Duration>,
+    pub alive_count_max: usize,
+    pub compression: bool,
+    pub family: Family,
+    pub bind_address: Option<IpAddr>,
+    /// The ways of authenticating that may be used, best first.
+    pub methods: Vec<Method>,
+    /// How often a person is asked for one secret; 0 in batch mode.
+    pub prompts: u32,
+    pub algorithms: AlgorithmSettings,
+}
+
+/// Lists of algorithms by name; `None` where the configuration leaves the choice to us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AlgorithmSettings {
+    pub kex: Option<String>,
+    pub host_key: Option<String>,
+    pub cipher: Option<String>,
+    pub mac: Option<String>,
+    pub ca_signature: Option<String>,
+}
+
+/// A way of authenticating.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    PublicKey,
+    KeyboardInteractive,
+    Password,
+}
+
+/// Why there is no effective configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{0:?} is not a host name")]
+    Host(String),
+    #[error("{0:?} is not an account name")]
+    User(String),
+    #[error("{program} -G failed", program = .0.display())]
+    Program(PathBuf),
+    #[error("{program} cannot be started", program = .0.display())]
+    Start(PathBuf, #[source] std::io::Error),
+    #[error("{program} -G did not end within {1:?}", program = .0.display())]
+    Late(PathBuf, Duration),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{keyword} cannot have the value {value:?}")]
+    Value { keyword: &'static str, value: String },
+    #[error("{keyword}: {source}")]
+    Expand { keyword: &'static str, source: ExpandError },
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+}
+
+/// Finds out how `ssh` would connect to `target`.
+pub(crate) async fn effective(target: &SshTarget, options: &SshOptions) -> Result<Config, LaunchError> {
+    let failed = |error: ConfigError, said: &[u8]| {
+        let class = if matches!(error, ConfigError::Late(..)) { Class::Timeout } else { Class::Connect };
+        let failure =
+            LaunchError::new(Step::Config, class, target.to_string()).because(error).with_evidence(said);
+        match failure.cause().and_then(|cause| cause.downcast_ref::<ConfigError>()) {
+            Some(ConfigError::File(FileError::Match { .. })) => failure.with_hint(
+                "install the ssh program, which is asked for the configuration where it exists, or name a file \
+                 without Match",
+            ),
+            _ => failure,
+        }
+    };
+    check_host(&target.host).map_err(|e| failed(e, b""))?;
+    if let Some(user) = &target.user {
+        check_user(user).map_err(|e| failed(e, b""))?;
+    }
+    let asked = match &options.program {
+        Some(program) => ask_program(program, target, options).await.map_err(|(e, said)| failed(e, &said))?,
+        None => None,
+    };
+    let raw = match asked {
+        Some(raw) => raw,
+        None => read_files(target, options).map_err(|e| failed(e, b""))?,
+    };
+    Config::from_raw(raw, target, options).map_err(|e| failed(e, b""))
+}
+
+/// A host name with characters that a shell reads must not get into a proxy command, nor one that begins with a dash
+/// into an argument list.
+pub(crate) fn check_host(host: &str) -> Result<(), ConfigError> {
+    let bad = |c: char| "'`\"$\\;&<>|(){}".contains(c) || c.is_whitespace() || c.is_control();
+    if host.is_empty() || host.starts_with('-') || host.contains(bad) {
+        return Err(ConfigError::Host(host.to_owned()));
+    }
+    Ok(())
+}
+
+fn check_user(user: &str) -> Result<(), ConfigError> {
+    let bad = |c: char| "'`\";&<>|(){}$".contains(c) || c.is_control() || c.is_whitespace();
+    if user.is_empty() || user.starts_with('-') || user.ends_with('\\') || user.contains(bad) {
+        return Err(ConfigError::User(user.to_owned()));
+    }
+    Ok(())
+}
+
+/// Asks `ssh -G`. `Ok(None)` when there is no such program.
+async fn ask_program(
+    program: &Path,
+    target: &SshTarget,
+    options: &SshOptions,
+) -> Result<Option<Raw>, (ConfigError, Vec<u8>)> {
+    let mut arguments: Vec<String> = vec!["-G".into()];
+    match &options.files {
+        ConfigFiles::Usual => {}
+        ConfigFiles::Only(file) => arguments.extend(["-F".into(), file.to_string_lossy().into_owned()]),
+        ConfigFiles::None => arguments.extend(["-F".into(), "none".into()]),
+    }
+    for setting in &options.settings {
+        arguments.extend(["-o".into(), setting.clone()]);
+    }
+    for file in &options.identity_files {
+        // As a setting and not as -i, which warns of files that are not there.
+        arguments
+            .extend(["-o".into(), format!("IdentityFile=\"{}\"", file.to_string_lossy().replace('%', "%%"))]);
+    }
+    if let Some(user) = &target.user {
+        arguments.extend(["-l".into(), user.clone()]);
+    }
+    if let Some(port) = target.port {
+        arguments.extend(["-p".into(), port.to_string()]);
+    }
+    arguments.extend(["--".into(), target.host.clone()]);
+    let (settings, defaults) =
+        tokio::join!(run(program, &arguments, options.limit), defaults(program, options.limit));
+    let Some(mut settings) = settings? else { return Ok(None) };
+    let Some(defaults) = defaults? else { return Ok(None) };
+    // ssh prints its own lists of algorithms where the configuration has none. Those are not wishes of the user.
+    for keyword in ["kexalgorithms", "hostkeyalgorithms", "ciphers", "macs", "casignaturealgorithms"] {
+        if settings.get(keyword) == defaults.get(keyword) {
+            settings.remove(keyword);
+        }
+    }
+    Ok(Some(settings))
+}
+
+/// What `program` prints where nothing is configured; asked once per program and process.
+async fn defaults(program: &Path, limit: Duration) -> Result<Option<Arc<Raw>>, (ConfigError, Vec<u8>)> {
+    static KNOWN: LazyLock<Mutex<HashMap<PathBuf, Arc<Raw>>>> = LazyLock::new(Mutex::default);
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(program).cloned();
+    if known.is_some() {
+        return Ok(known);
+    }
+    let arguments = ["-G", "-F", "none", "--", "localhost"].map(str::to_owned);
+    let Some(raw) = run(program, &arguments, limit).await? else { return Ok(None) };
+    let raw = Arc::new(raw);
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(program.to_owned(), Arc::clone(&raw));
+    Ok(Some(raw))
+}
+
+async fn run(
+    program: &Path,
+    arguments: &[String],
+    limit: Duration,
+) -> Result<Option<Raw>, (ConfigError, Vec<u8>)> {
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    // Match exec may run anything, and a new group keeps an interrupt at the terminal ours to answer.
+    command.process_group(0);
+    let output = match tokio::time::timeout(limit, command.output()).await {
+        Err(_) => return Err((ConfigError::Late(program.to_owned(), limit), Vec::new())),
+        Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Ok(Err(e)) => return Err((ConfigError::Start(program.to_owned(), e), Vec::new())),
+        Ok(Ok(output)) => output,
+    };
+    if !output.status.success() {
+        return Err((ConfigError::Program(program.to_owned()), output.stderr));
+    }
+    Ok(Some(parse_dump(&String::from_utf8_lossy(&output.stdout))))
+}
+
+/// Reads the output of `ssh -G`: a setting a line, the keyword first.
+fn parse_dump(text: &str) -> Raw {
+    let mut raw = Raw::new();
+    for line in text.lines() {
+        let (keyword, value) = line.split_once(' ').unwrap_or((line, ""));
+        let keyword = keyword.to_ascii_lowercase();
+        let words = match keyword.as_str() {
+            // These name several files on a line; the others have one value, which may contain spaces.
+            "userknownhostsfile" | "globalknownhostsfile" => config_file::words(value).unwrap_or_default(),
+            _ => vec![unquoted(value).to_owned()],
+        };
+        raw.entry(keyword).or_default().push(words);
+    }
+    raw
+}
+
+/// Newer versions quote names with spaces.
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
+}
+
+/// The configuration by our own parser.
+fn read_files(target: &SshTarget, options: &SshOptions) -> Result<Raw, ConfigError> {
+    let mut parser = config_file::Parser::new(&target.host, home(options));
+    for setting in &options.settings {
+        parser.setting(setting)?;
+    }
+    for file in &options.identity_files {
+        parser.identity(file);
+    }
+    match &options.files {
+        ConfigFiles::None => {}
+        ConfigFiles::Only(file) => parser.file(file, true)?,
+        ConfigFiles::Usual => {
+            if let Some(home) = home(options) {
+                parser.file(&home.join(".ssh/config"), false)?;
+            }
+            parser.file(Path::new("/etc/ssh/ssh_config"), false)?;
+        }
+    }
+    Ok(parser.finish())
+}
+
+fn home(options: &SshOptions) -> Option<PathBuf> {
+    let own = rustix::process::getuid().as_raw();
+    options.home.clone().or_else(|| account(|entry| entry.id == own).map(|a| a.home))
+}
+
+impl Config {
+    fn from_raw(raw: Raw, target: &SshTarget, options: &SshOptions) -> Result<Self, ConfigError> {
+        let get = Settings { raw: &raw };
+        let own = rustix::process::getuid().as_raw();
+        let local_user = options
+            .local_user
+            .clone()
+            .or_else(|| account(|entry| entry.id == own).map(|a| a.name))
+            .unwrap_or_else(|| own.to_string());
+        let user = match (&target.user, get.text("user")) {
+            (Some(user), _) => user.clone(),
+            (None, Some(user)) => user.to_owned(),
+            (None, None) => local_user.clone(),
+        };
+        check_user(&user)?;
+        let port = match (target.port, get.text("port")) {
+            (Some(port), _) => port,
+            (None, Some(text)) => {
+                text.parse().ok().filter(|&port| port != 0).ok_or_else(|| bad("Port", text))?
+            }
+            (None, None) => 22,
+        };
+        let jump = get.text("proxyjump").filter(|text| !text.eq_ignore_ascii_case("none"));
+        let mut tokens = Tokens {
+            home: home(options),
+            local_user,
+            local_id: own,
+            local_host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            original: target.host.clone(),
+            host: target.host.clone(),
+            port,
+            user: user.clone(),
+            key_alias: get.text("hostkeyalias").unwrap_or(&target.host).to_owned(),
+            jump: jump.unwrap_or_default().to_owned(),
+            environment: options.environment.clone(),
+        };
+        let expand = |keyword| move |source| ConfigError::Expand { keyword, source };
+        if let Some(name) = get.text("hostname") {
+            // ssh has expanded it already, and then there is no token left.
+            tokens.host = tokens.host_name(name).map_err(expand("HostName"))?;
+        }
+        check_host(&tokens.host)?;
+        if get.flag("proxyusefdpass", false)? {
+            return Err(ConfigError::Unsupported("ProxyUseFdpass"));
+        }
+        let proxy_command = match get.text("proxycommand") {
+            Some(command) if jump.is_none() && !command.eq_ignore_ascii_case("none") => {
+                Some(tokens.command(command).map_err(expand("ProxyCommand"))?)
+            }
+            _ => None,
+        };
+        let files = |keyword: &'static str, usual: &[&str]| -> Result<Vec<PathBuf>, ConfigError> {
+            let given: Vec<&str> = match raw.get(&keyword.to_ascii_lowercase()) {
+                Some(values) => values.iter().flatten().map(String::as_str).collect(),
+                None => usual.to_vec(),
+            };
+            let mut paths = Vec::new();
+            for name in given.into_iter().filter(|name| !name.eq_ignore_ascii_case("none")) {
+                match tokens.path(name) {
+                    Ok(path) if paths.contains(&path) => {}
+                    Ok(path) => paths.push(path),
+                    // Without a home there are no files in it; nothing is lost by that.
+                    Err(ExpandError::Home(_)) => {}
+                    Err(source) => return Err(ConfigError::Expand { keyword, source }),
+                }
+            }
+            Ok(paths)
+        };
+        let batch = get.flag("batchmode", false)?;
+        let prompts =
+            if batch { 0 } else { get.number("numberofpasswordprompts", "NumberOfPasswordPrompts", 3)? };
+        Ok(Self {
+            identity_files: files(
+                "IdentityFile",
+                &["~/.ssh/id_rsa", "~/.ssh/id_ecdsa", "~/.ssh/id_ed25519"],
+            )?,
+            certificate_files: files("CertificateFile", &[])?,
+            identities_only: get.flag("identitiesonly", false)?,
+            agent: agent(&get, &tokens, options)?,
+            user_known_hosts: files("UserKnownHostsFile", &["~/.ssh/known_hosts", "~/.ssh/known_hosts2"])?,
+            global_known_hosts: files(
+                "GlobalKnownHostsFile",
+                &["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"],
+            )?,
+            revoked_host_keys: match get
+                .text("revokedhostkeys")
+                .filter(|text| !text.eq_ignore_ascii_case("none"))
+            {
+                Some(name) => Some(tokens.path(name).map_err(expand("RevokedHostKeys"))?),
+                None => None,
+            },
+            strictness: match get.text("stricthostkeychecking").unwrap_or("ask") {
+                "yes" | "true" | "ask" => Strictness::Strict,
+                "accept-new" => Strictness::AcceptNew,
+                "no" | "off" | "false" => Strictness::Off,
+                other => return Err(bad("StrictHostKeyChecking", other)),
+            },
+            host_key_alias: get.text("hostkeyalias").map(str::to_owned),
+            hash_known_hosts: get.flag("hashknownhosts", false)?,
+            connect_timeout: get.duration("connecttimeout", "ConnectTimeout")?,
+            alive_interval: get.duration("serveraliveinterval", "ServerAliveInterval")?,
+            alive_count_max: get.number("serveralivecountmax", "ServerAliveCountMax", 3)? as usize,
+            compression: get.flag("compression", false)?,
+            family: match get.text("addressfamily").unwrap_or("any") {
+                "inet" => Family::V4,
+                "inet6" => Family::V6,
+                _ => Family::Any,
+            },
+            bind_address: match get.text("bindaddress") {
+                Some(text) if text != "none" => Some(text.parse().map_err(|_| bad("BindAddress", text))?),
+                _ => None,
+            },
+            methods: methods(&get)?,
+            prompts,
+            algorithms: AlgorithmSettings {
+                kex: get.text("kexalgorithms").map(str::to_owned),
+                host_key: get.text("hostkeyalgorithms").map(str::to_owned),
+                cipher: get.text("ciphers").map(str::to_owned),
+                mac: get.text("macs").map(str::to_owned),
+                ca_signature: get.text("casignaturealgorithms").map(str::to_owned),
+            },
+            jumps: jump.map(parse_jumps).transpose()?.unwrap_or_default(),
+            proxy_command,
+            original: target.host.clone(),
+            host: tokens.host,
+            port,
+            user,
+        })
+    }
+}
+
+fn bad(keyword: &'static str, value: &str) -> ConfigError {
+    ConfigError::Value { keyword, value: value.to_owned() }
+}
+
+fn agent(get: &Settings<'_>, tokens: &Tokens, options: &SshOptions) -> Result<Option<PathBuf>, ConfigError> {
+    let given = options.environment.get("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from);
+    match get.text("identityagent") {
+        None | Some("SSH_AUTH_SOCK") => Ok(given),
+        Some("none") => Ok(None),
+        Some(value) => match value.strip_prefix('$').filter(|name| !name.starts_with('{')) {
+            Some(name) => {
+                Ok(options.environment.get(name).filter(|path| !path.is_empty()).map(PathBuf::from))
+            }
+            None => tokens
+                .path(value)
+                .map(Some)
+                .map_err(|source| ConfigError::Expand { keyword: "IdentityAgent", source }),
+        },
+    }
+}
+
+fn methods(get: &Settings<'_>) -> Result<Vec<Method>, ConfigError> {
+    let enabled = |method: &Method| -> Result<bool, ConfigError> {
+        match method {
+            // Newer versions print "unbound" and "host-bound" here: kinds of yes.
+            Method::PublicKey => Ok(!matches!(get.text("pubkeyauthentication"), Some("no" | "false"))),
+            Method::KeyboardInteractive => match get.text("challengeresponseauthentication") {
+                Some(_) => get.flag("challengeresponseauthentication", true),
+                None => get.flag("kbdinteractiveauthentication", true),
+            },
+            Method::Password => get.flag("passwordauthentication", true),
+        }
+    };
+    let order = get.text("preferredauthentications").unwrap_or("publickey,keyboard-interactive,password");
+    let mut methods = Vec::new();
+    for name in order.split(',') {
+        let method = match name.trim() {
+            "publickey" => Method::PublicKey,
+            "keyboard-interactive" => Method::KeyboardInteractive,
+            "password" => Method::Password,
+            // gssapi-with-mic and hostbased, which the system's ssh can do.
+            _ => continue,
+        };
+        if enabled(&method)? && !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    Ok(methods)
+}
+
+/// Reads `[user@]host[:port]` and `ssh://` addresses, separated by commas.
+fn parse_jumps(text: &str) -> Result<Vec<SshTarget>, ConfigError> {
+    text.split(',')
+        .map(|hop| {
+            let hop = hop.trim();
+            let failed = || bad("ProxyJump", hop);
+            let address = hop.strip_prefix("ssh://").map_or(hop, |rest| rest.trim_end_matches('/'));
+            let (user, place) = match address.rsplit_once('@') {
+                Some((user, place)) => (Some(user.to_owned()), place),
+                None => (None, address),
+            };
+            let (host, port) = if let Some(rest) = place.strip_prefix('[') {
+                let (host, after) = rest.split_once(']').ok_or_else(failed)?;
+                (
+                    host,
+                    if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or_else(failed)?) },
+                )
+            } else {
+                match place.rsplit_once(':') {
+                    // More colons than one: an address of version 6 without brackets.
+                    Some((host, port)) if !host.contains(':') => (host, Some(port)),
+                    _ => (place, None),
+                }
+            };
+            let port = port.map(|port| port.parse().map_err(|_| failed())).transpose()?;
+            check_host(host)?;
+            user.as_deref().map(check_user).transpose()?;
+            Ok(SshTarget { host: host.to_owned(), user, port })
+        })
+        .collect()
+}
+
+/// Typed access to raw settings.
+struct Settings<'a> {
+    raw: &'a Raw,
+}
+
+impl Settings<'_> {
+    fn text(&self, keyword: &str) -> Option<&str> {
+        self.raw.get(keyword)?.first()?.first().map(String::as_str)
+    }
+
+    fn flag(&self, keyword: &'static str, usual: bool) -> Result<bool, ConfigError> {
+        match self.text(keyword) {
+            None => Ok(usual),
+            Some("yes" | "true") => Ok(true),
+            Some("no" | "false") => Ok(false),
+            Some(other) => Err(bad(keyword, other)),
+        }
+    }
+
+    fn number(&self, keyword: &str, name: &'static str, usual: u32) -> Result<u32, ConfigError> {
+        self.text(keyword).map_or(Ok(usual), |text| text.parse().map_err(|_| bad(name, text)))
+    }
+
+    /// A time such as `90`, `1m30s` or `none`. No time and nothing are the same.
+    fn duration(&self, keyword: &str, name: &'static str) -> Result<Option<Duration>, ConfigError> {
+        let Some(text) = self.text(keyword).filter(|text| *text != "none") else { return Ok(None) };
+        let mut total: u64 = 0;
+        let mut digits = String::new();
+        for c in text.chars().chain(std::iter::once('s')) {
+            let unit = match c.to_ascii_lowercase() {
+                digit @ '0'..='9' => {
+                    digits.push(digit);
+                    continue;
+                }
+                's' if digits.is_empty() => continue,
+                's' => 1,
+                'm' => 60,
+                'h' => 3600,
+                'd' => 86400,
+                'w' => 604_800,
+                _ => return Err(bad(name, text)),
+            };
+            let count: u64 = digits.parse().map_err(|_| bad(name, text))?;
+            total =
+                count.checked_mul(unit).and_then(|n| n.checked_add(total)).ok_or_else(|| bad(name, text))?;
+            digits.clear();
+        }
+        Ok(Some(Duration::from_secs(total)).filter(|time| !time.is_zero()))
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

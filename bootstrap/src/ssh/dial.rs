@@ -1,0 +1,180 @@
+//! The byte stream below SSH: a TCP connection or a proxy command.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinSet;
+
+use crate::error::EVIDENCE_LIMIT;
+
+/// How long an address may stay silent before the next is tried beside it (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// No address took the connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{address}: {source}")]
+pub(crate) struct DialError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Connects to the first of `addresses` that answers, giving each a short lead before the next is tried beside it. The
+/// attempts that lose are dropped with the future.
+pub(crate) async fn tcp(
+    addresses: &[IpAddr],
+    port: u16,
+    bind: Option<IpAddr>,
+) -> Result<TcpStream, DialError> {
+    let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port)).collect::<Vec<_>>().into_iter();
+    let mut running = JoinSet::new();
+    let mut first_error = None;
+    loop {
+        let next = waiting.next();
+        if let Some(address) = next {
+            running.spawn(
+                async move { one(address, bind).await.map_err(|source| DialError { address, source }) },
+            );
+        }
+        let more = waiting.len() > 0;
+        loop {
+            let lead =
+                async { if more { tokio::time::sleep(STAGGER).await } else { std::future::pending().await } };
+            tokio::select! {
+                ended = running.join_next() => match ended {
+                    Some(Ok(Ok(stream))) => return Ok(stream),
+                    Some(Ok(Err(e))) => {
+                        // The first failure is the one of the preferred address.
+                        first_error.get_or_insert(e);
+                        if more || running.is_empty() { break }
+                    }
+                    Some(Err(_)) => if more || running.is_empty() { break },
+                    None => break,
+                },
+                () = lead => break,
+            }
+        }
+        if !more && running.is_empty() {
+            return Err(first_error.unwrap_or_else(|| DialError {
+                address: SocketAddr::from(([0, 0, 0, 0], port)),
+                source: io::ErrorKind::AddrNotAvailable.into(),
+            }));
+        }
+    }
+}
+
+async fn one(address: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As ssh's TCPKeepAlive: a peer that vanished is noticed some day, even without keepalive of the protocol.
+    socket.set_keepalive(true)?;
+    socket.set_nodelay(true)?;
+    if let Some(bind) = bind {
+        socket.bind(SocketAddr::new(bind, 0))?;
+    }
+    socket.connect(address).await
+}
+
+/// The standard streams of a proxy command. The command is killed when this is dropped.
+pub(crate) struct Proxy {
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    _child: Child,
+}
+
+/// Starts a proxy command under `/bin/sh`. What it says on standard error is kept in `said`, its end.
+pub(crate) fn proxy(command: &str, said: Arc<Mutex<Vec<u8>>>) -> io::Result<Proxy> {
+    let mut child = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(format!("exec {command}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // A group of its own: an interrupt at the terminal is for us to answer.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()?;
+    let stdin = child.stdin.take().expect("standard input was piped");
+    let stdout = child.stdout.take().expect("standard output was piped");
+    let mut stderr = child.stderr.take().expect("standard error was piped");
+    // Ends with the command: nobody else holds the other end of the pipe, unless the command left children behind
+    // that do, and then it waits for those without cost.
+    tokio::spawn(async move {
+        let mut buffer = [0; 1024];
+        while let Ok(n @ 1..) = stderr.read(&mut buffer).await {
+            keep_tail(&mut said.lock().unwrap_or_else(PoisonError::into_inner), &buffer[..n]);
+        }
+    });
+    Ok(Proxy { stdin, stdout, _child: child })
+}
+
+/// Appends `bytes` to `tail` and forgets what is before its last [`EVIDENCE_LIMIT`] bytes.
+pub(crate) fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
+    let bytes = &bytes[bytes.len().saturating_sub(EVIDENCE_LIMIT)..];
+    let excess = (tail.len() + bytes.len()).saturating_sub(EVIDENCE_LIMIT);
+    tail.drain(..excess.min(tail.len()));
+    tail.extend_from_slice(bytes);
+}
+
+impl AsyncRead for Proxy {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdout).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Proxy {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stdin).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdin).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdin).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_refuses_does_not_hide_the_next() {
+        let listener = TcpListener::bind("127.0.0.2:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let addresses = ["127.0.0.3".parse().expect("an address"), "127.0.0.2".parse().expect("an address")];
+        let stream = tcp(&addresses, port, None).await.expect("the second address answers");
+        assert_eq!(stream.peer_addr().expect("connected").ip(), addresses[1]);
+
+        drop(listener);
+        let refused = tcp(&addresses, port, None).await.expect_err("nobody listens");
+        assert_eq!(refused.address.ip(), addresses[0]);
+        assert_eq!(refused.source.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn the_tail_is_bounded() {
+        let mut tail = Vec::new();
+        for n in 0..3000_u32 {
+            keep_tail(&mut tail, n.to_string().as_bytes());
+        }
+        assert_eq!(tail.len(), EVIDENCE_LIMIT);
+        assert!(tail.ends_with(b"29982999"));
+        keep_tail(&mut tail, &[b'x'; EVIDENCE_LIMIT * 2]);
+        assert_eq!(tail, [b'x'; EVIDENCE_LIMIT]);
+    }
+}

@@ -1,0 +1,166 @@
+//! Our side of the SSH protocol's callbacks: the server's key, its words, and the channels it may not open.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use russh::client::{self, ChannelOpenHandle, DisconnectReason, Msg};
+use russh::keys::PublicKeyOrCertificate;
+use russh::{Channel, Error};
+
+use super::dial::keep_tail;
+use super::host_key::{Accepted, HostKeyError, HostKeys};
+
+/// What went wrong inside the protocol.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProtocolError {
+    #[error(transparent)]
+    HostKey(HostKeyError),
+    #[error(transparent)]
+    Ssh(#[from] Error),
+}
+
+/// What the protocol's task learns and others want to know.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// The end of what the server said in words: its banner and its reason for leaving.
+    pub said: Vec<u8>,
+    /// Why the connection ended.
+    pub ended: Option<String>,
+    /// The server's key was let through although it contradicts what is known.
+    pub unverified: bool,
+}
+
+/// Shared with the protocol's task. Locked for moments, never across an await.
+pub(crate) type SharedReport = Arc<Mutex<Report>>;
+
+pub(crate) struct Client {
+    host_keys: HostKeys,
+    report: SharedReport,
+}
+
+impl Client {
+    pub(crate) fn new(host_keys: HostKeys, report: SharedReport) -> Self {
+        Self { host_keys, report }
+    }
+
+    fn report(&self) -> std::sync::MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl client::Handler for Client {
+    type Error = ProtocolError;
+
+    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, ProtocolError> {
+        match self.host_keys.judge(shown) {
+            Ok(Accepted::Trusted) => Ok(true),
+            Ok(Accepted::Unverified) => {
+                self.report().unverified = true;
+                Ok(true)
+            }
+            Err(e) => Err(ProtocolError::HostKey(e)),
+        }
+    }
+
+    async fn auth_banner(&mut self, banner: &str, _: &mut client::Session) -> Result<(), ProtocolError> {
+        keep_tail(&mut self.report().said, banner.as_bytes());
+        Ok(())
+    }
+
+    async fn disconnected(&mut self, reason: DisconnectReason<ProtocolError>) -> Result<(), ProtocolError> {
+        let mut report = self.report();
+        match reason {
+            DisconnectReason::ReceivedDisconnect(info) => {
+                keep_tail(&mut report.said, info.message.as_bytes());
+                keep_tail(&mut report.said, b"\n");
+                report.ended = Some(format!("the server left ({:?})", info.reason_code));
+            }
+            DisconnectReason::Error(e) => report.ended = Some(e.to_string()),
+        }
+        Ok(())
+    }
+
+    // Nothing was asked for that would let a server open channels. The library accepts them unless told otherwise; a
+    // handle that is dropped refuses.
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), ProtocolError> {
+        drop(reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), ProtocolError> {
+        drop(reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), ProtocolError> {
+        drop(reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), ProtocolError> {
+        drop(reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), ProtocolError> {
+        drop(reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), ProtocolError> {
+        drop(reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), ProtocolError> {
+        drop(reply);
+        Ok(())
+    }
+}

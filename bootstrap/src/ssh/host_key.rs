@@ -1,0 +1,423 @@
+//! Whether a server's key is accepted.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use russh::keys::ssh_key::certificate::CertType;
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertificate};
+
+use super::algorithms::{self, KnownAlgorithms, NoneLeft};
+use super::config::{Config, Strictness};
+use super::known_hosts::{KnownHosts, Place, Standing, name_with_port};
+use super::remember::{self, Remembered};
+
+/// Why a server's key was not accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostKeyError {
+    /// No key is known for the host.
+    #[error("no key is known for {name}, which shows {shown}{}", because(.certificate))]
+    Unknown {
+        /// The host as known hosts files name it.
+        name: String,
+        /// What it showed.
+        shown: ShownKey,
+        /// Why its certificate, if it showed one, was of no use.
+        certificate: Option<CertificateProblem>,
+    },
+    /// Another key is known for the host: it was replaced, or somebody else answers.
+    #[error(
+        "{name} shows {shown}, but {file}:{line} has another key for it{}",
+        because(.certificate), file = .file.display()
+    )]
+    Changed {
+        /// The host as known hosts files name it.
+        name: String,
+        /// What it showed.
+        shown: ShownKey,
+        /// The file that has another key.
+        file: PathBuf,
+        /// The line in it, counted from 1.
+        line: usize,
+        /// Why its certificate, if it showed one, was of no use.
+        certificate: Option<CertificateProblem>,
+    },
+    /// The key, or the authority that vouches for it, was revoked.
+    #[error("{name} shows {shown}, which {} revokes", at(.file, .line))]
+    Revoked {
+        /// The host as known hosts files name it.
+        name: String,
+        /// What it showed.
+        shown: ShownKey,
+        /// The file that revokes it.
+        file: PathBuf,
+        /// The line in it, counted from 1, where that is known.
+        line: Option<usize>,
+    },
+    /// The list of revoked keys cannot be used, so no key can be trusted.
+    #[error("the list of revoked keys in {} cannot be used: {reason}", file.display())]
+    RevocationList {
+        /// The list.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The configuration's list of algorithms for certificates has none that we know.
+    #[error("no certificate can be checked")]
+    Algorithms {
+        /// What the configuration says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn because(problem: &Option<CertificateProblem>) -> String {
+    problem.as_ref().map(|problem| format!(" (its certificate: {problem})")).unwrap_or_default()
+}
+
+fn at(file: &Path, line: &Option<usize>) -> String {
+    match line {
+        Some(line) => format!("{}:{line}", file.display()),
+        None => file.display().to_string(),
+    }
+}
+
+/// A key as people compare it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownKey {
+    /// Its type, such as `ssh-ed25519`.
+    pub kind: String,
+    /// Its fingerprint, `SHA256:` with base64.
+    pub fingerprint: String,
+}
+
+impl fmt::Display for ShownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} key {}", self.kind, self.fingerprint)
+    }
+}
+
+impl ShownKey {
+    fn of(key: &KeyData) -> Self {
+        Self { kind: key.algorithm().to_string(), fingerprint: key.fingerprint(HashAlg::Sha256).to_string() }
+    }
+}
+
+/// Why a certificate does not vouch for a host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateProblem {
+    /// It was signed by an authority that is not known for this host.
+    #[error("signed by an authority that is not known for this host")]
+    Authority,
+    /// It is for users, not hosts.
+    #[error("not one for hosts")]
+    Kind,
+    /// Its time has not come, or is over.
+    #[error("not valid at this time")]
+    Time,
+    /// It names other hosts.
+    #[error("for other hosts")]
+    Principal,
+    /// It has conditions that are not understood.
+    #[error("has conditions that are not understood")]
+    CriticalOption,
+    /// Its signature is by an algorithm that is not trusted.
+    #[error("signed by an algorithm that is not trusted")]
+    Algorithm,
+    /// Its signature is wrong.
+    #[error("its signature is wrong")]
+    Signature,
+}
+
+/// How a key was accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    /// It is known, or was new and is now remembered.
+    Trusted,
+    /// It contradicts what is known and was let through on request: no secret may be shown to this host.
+    Unverified,
+}
+
+/// Judges the keys of one host.
+#[derive(Clone, Debug)]
+pub(crate) struct HostKeys {
+    /// The name with the port, or the alias.
+    name: String,
+    /// The name without the port, which is asked next, as OpenSSH does.
+    bare: Option<String>,
+    /// Against which a certificate's names are compared.
+    principal: String,
+    /// For the remedy: where a scan would reach the host, if it can be reached directly.
+    scan: Option<(String, u16)>,
+    files: Vec<PathBuf>,
+    user_file: Option<PathBuf>,
+    hash_names: bool,
+    revoked_file: Option<PathBuf>,
+    strictness: Strictness,
+    ca_algorithms: Vec<Algorithm>,
+}
+
+impl HostKeys {
+    pub(crate) fn new(config: &Config) -> Result<Self, NoneLeft> {
+        let direct =
+            config.host_key_alias.is_none() && config.jumps.is_empty() && config.proxy_command.is_none();
+        let (name, bare) = match &config.host_key_alias {
+            Some(alias) => (alias.to_ascii_lowercase(), None),
+            None if config.port == 22 => (name_with_port(&config.host, 22), None),
+            None => (name_with_port(&config.host, config.port), Some(config.host.to_ascii_lowercase())),
+        };
+        Ok(Self {
+            name,
+            bare,
+            principal: config.host_key_alias.clone().unwrap_or_else(|| config.host.to_ascii_lowercase()),
+            scan: direct.then(|| (config.host.clone(), config.port)),
+            files: config.user_known_hosts.iter().chain(&config.global_known_hosts).cloned().collect(),
+            user_file: config.user_known_hosts.first().cloned(),
+            hash_names: config.hash_known_hosts,
+            revoked_file: config.revoked_host_keys.clone(),
+            strictness: config.strictness,
+            ca_algorithms: algorithms::ca_signatures(&config.algorithms)?,
+        })
+    }
+
+    /// What is known before the server shows anything.
+    pub(crate) fn known_algorithms(&self) -> KnownAlgorithms {
+        let mut known = KnownHosts::read(&self.files, &self.name);
+        if known.keys.is_empty()
+            && known.authorities.is_empty()
+            && let Some(bare) = &self.bare
+        {
+            known = KnownHosts::read(&self.files, bare);
+        }
+        KnownAlgorithms {
+            keys: known.keys.iter().map(|known| known.key.algorithm()).collect(),
+            authority: !known.authorities.is_empty(),
+        }
+    }
+
+    /// Decides, and remembers a new key where that is wanted.
+    pub(crate) fn judge(&self, shown: &PublicKeyOrCertificate) -> Result<Accepted, HostKeyError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.judge_at(shown, now)
+    }
+
+    fn judge_at(&self, shown: &PublicKeyOrCertificate, now: u64) -> Result<Accepted, HostKeyError> {
+        let key = shown.public_key();
+        self.check_revocation_list(key.key_data(), shown.certificate())?;
+        let known = KnownHosts::read(&self.files, &self.name);
+        let bare = self.bare.as_ref().map(|bare| KnownHosts::read(&self.files, bare));
+
+        // A certificate that does not vouch, for whatever reason but revocation, leaves the key in it to be judged
+        // as a plain one. That is OpenSSH's rule, and lets a site move to certificates step by step.
+        let mut problem = None;
+        if let Some(certificate) = shown.certificate() {
+            for known in [Some(&known), bare.as_ref()].into_iter().flatten() {
+                match self.check_certificate(certificate, known, now) {
+                    Ok(()) => return Ok(Accepted::Trusted),
+                    Err(Refusal::Revoked(place)) => return Err(self.revoked(&key, &place)),
+                    Err(Refusal::Problem(CertificateProblem::Authority)) if problem.is_some() => {}
+                    Err(Refusal::Problem(found)) => problem = Some(found),
+                }
+            }
+        }
+
+        match known.standing(key.key_data()) {
+            Standing::Known => return Ok(Accepted::Trusted),
+            Standing::Revoked(by) => return Err(self.revoked(&key, &by.place)),
+            Standing::Changed(other) => return self.changed(&key, &other.place, problem),
+            Standing::New => {}
+        }
+        match bare.as_ref().map(|bare| bare.standing(key.key_data())) {
+            Some(Standing::Known) => return Ok(Accepted::Trusted),
+            Some(Standing::Revoked(by)) => return Err(self.revoked(&key, &by.place)),
+            // Another key for the bare name is about another server of that host.
+            Some(Standing::Changed(_) | Standing::New) | None => {}
+        }
+        if self.strictness == Strictness::Strict {
+            return Err(HostKeyError::Unknown {
+                name: self.name.clone(),
+                shown: ShownKey::of(key.key_data()),
+                certificate: problem,
+            });
+        }
+        let Some(file) = &self.user_file else { return Ok(Accepted::Trusted) };
+        match remember::append(file, &self.files, &self.name, &key, self.hash_names) {
+            Ok(Remembered::Now | Remembered::Already) => Ok(Accepted::Trusted),
+            // Another connection was first, and was shown another key.
+            Ok(Remembered::Contradicted(place)) => self.changed(&key, &place, problem),
+            Err(e) => {
+                tracing::warn!(file = %file.display(), error = %e, "the new host key could not be remembered");
+                Ok(Accepted::Trusted)
+            }
+        }
+    }
+
+    fn check_certificate(
+        &self,
+        certificate: &Certificate,
+        known: &KnownHosts,
+        now: u64,
+    ) -> Result<(), Refusal> {
+        let authority = certificate.signature_key();
+        match known.standing_of_authority(certificate.public_key(), authority) {
+            Standing::Known => {}
+            Standing::Revoked(by) => return Err(Refusal::Revoked(by.place.clone())),
+            Standing::New | Standing::Changed(_) => {
+                return Err(Refusal::Problem(CertificateProblem::Authority));
+            }
+        }
+        let refuse = |problem| Err(Refusal::Problem(problem));
+        if certificate.cert_type() != CertType::Host {
+            return refuse(CertificateProblem::Kind);
+        }
+        if now < certificate.valid_after() || now >= certificate.valid_before() {
+            return refuse(CertificateProblem::Time);
+        }
+        // No names at all means any host (PROTOCOL.certkeys). Names are compared as they are, without wildcards.
+        let names = certificate.valid_principals();
+        if !names.is_empty() && !names.contains(&self.principal) {
+            return refuse(CertificateProblem::Principal);
+        }
+        // There are no critical options for hosts, so any is one that is not understood.
+        if certificate.critical_options().iter().next().is_some() {
+            return refuse(CertificateProblem::CriticalOption);
+        }
+        if !self.ca_algorithms.contains(&certificate.signature().algorithm()) {
+            return refuse(CertificateProblem::Algorithm);
+        }
+        // The library's own check has the last word: signature, time and authority once more.
+        match certificate.validate_at(now, [&authority.fingerprint(HashAlg::Sha256)]) {
+            Ok(()) => Ok(()),
+            Err(_) => refuse(CertificateProblem::Signature),
+        }
+    }
+
+    fn check_revocation_list(
+        &self,
+        key: &KeyData,
+        certificate: Option<&Certificate>,
+    ) -> Result<(), HostKeyError> {
+        let Some(file) = &self.revoked_file else { return Ok(()) };
+        let unusable = |reason: String| HostKeyError::RevocationList { file: file.clone(), reason };
+        let text = std::fs::read(file).map_err(|e| unusable(e.to_string()))?;
+        if text.starts_with(b"SSHKRL\n\0") {
+            return Err(unusable(
+                "binary lists are not supported, name a text file with a key a line".into(),
+            ));
+        }
+        for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let revoked =
+                PublicKey::from_openssh(line).map_err(|_| unusable(format!("line {}", number + 1)))?;
+            let revoked = revoked.key_data();
+            if revoked == key || certificate.is_some_and(|certificate| certificate.signature_key() == revoked)
+            {
+                return Err(HostKeyError::Revoked {
+                    name: self.name.clone(),
+                    shown: ShownKey::of(key),
+                    file: file.clone(),
+                    line: Some(number + 1),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn revoked(&self, key: &PublicKey, place: &Place) -> HostKeyError {
+        HostKeyError::Revoked {
+            name: self.name.clone(),
+            shown: ShownKey::of(key.key_data()),
+            file: place.file.clone(),
+            line: Some(place.line),
+        }
+    }
+
+    fn changed(
+        &self,
+        key: &PublicKey,
+        place: &Place,
+        certificate: Option<CertificateProblem>,
+    ) -> Result<Accepted, HostKeyError> {
+        if self.strictness == Strictness::Off {
+            return Ok(Accepted::Unverified);
+        }
+        Err(HostKeyError::Changed {
+            name: self.name.clone(),
+            shown: ShownKey::of(key.key_data()),
+            file: place.file.clone(),
+            line: place.line,
+            certificate,
+        })
+    }
+
+    /// The command that makes the key known, for a person who has compared the fingerprint.
+    pub(crate) fn remedy(&self, error: &HostKeyError) -> Option<String> {
+        let file = self.user_file.as_ref()?;
+        match error {
+            HostKeyError::Unknown { shown, .. } => {
+                Some(format!("if that fingerprint is the host's, run: {}", self.add_command(file, shown)))
+            }
+            HostKeyError::Changed { shown, file: at, line, .. } => {
+                let known = KnownHosts::read(std::slice::from_ref(at), &self.name);
+                let literal = known.keys.iter().any(|k| k.place.line == *line && k.place.literal);
+                let remove = if literal {
+                    format!("ssh-keygen -R {} -f {}", quote(&self.name), quote(&at.to_string_lossy()))
+                } else {
+                    // A line with wildcards is not found by name.
+                    format!("sed -i {line}d {}", quote(&at.to_string_lossy()))
+                };
+                let add = self.add_command(file, shown);
+                Some(format!("if the host was given that new key, run: {remove} && {add}"))
+            }
+            _ => None,
+        }
+    }
+
+    fn add_command(&self, file: &Path, shown: &ShownKey) -> String {
+        let file = quote(&file.to_string_lossy());
+        let kind = match shown.kind.as_str() {
+            "ssh-ed25519" => "ed25519",
+            kind if kind.starts_with("ecdsa-") => "ecdsa",
+            _ => "rsa",
+        };
+        match &self.scan {
+            Some((host, 22)) => format!("ssh-keyscan -t {kind} {} >> {file}", quote(host)),
+            Some((host, port)) => format!("ssh-keyscan -t {kind} -p {port} {} >> {file}", quote(host)),
+            // A scan would not get there, or would write another name: ssh itself asks and remembers.
+            None => "ssh -o StrictHostKeyChecking=ask to this host once".to_owned(),
+        }
+    }
+}
+
+enum Refusal {
+    Revoked(Place),
+    Problem(CertificateProblem),
+}
+
+/// Quotes a word for a POSIX shell where it needs that.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-~:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_a_shell() {
+        assert_eq!(quote("/root/.ssh/known_hosts"), "/root/.ssh/known_hosts");
+        assert_eq!(quote("[a]:22"), "'[a]:22'");
+        assert_eq!(quote("it's"), "'it'\\''s'");
+        assert_eq!(quote(""), "''");
+    }
+}

@@ -1,0 +1,159 @@
+//! Names to addresses, without the C library's look-up.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
+use hickory_resolver::net::NetError;
+
+/// Which addresses are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Family {
+    #[default]
+    Any,
+    V4,
+    V6,
+}
+
+impl Family {
+    fn takes(self, address: &IpAddr) -> bool {
+        match self {
+            Family::Any => true,
+            Family::V4 => address.is_ipv4(),
+            Family::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// Why a name has no address.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResolveError {
+    #[error("no name service is configured in /etc/resolv.conf, and /etc/hosts does not have the name")]
+    Unconfigured(#[source] NetError),
+    #[error("the name service says: {0}")]
+    Lookup(#[source] NetError),
+    #[error("the name has no address of the wanted family")]
+    Empty,
+}
+
+/// The addresses of `name`, in the order in which they are to be tried: families in turn, the first family first.
+///
+/// Numbers and `localhost` need nothing, `/etc/hosts` comes before the name service. The C library is not asked: in
+/// a static program it would load the build machine's modules at run time.
+pub(crate) async fn addresses(name: &str, family: Family) -> Result<Vec<IpAddr>, ResolveError> {
+    let mut found: Vec<IpAddr> = if let Some(address) = numeric(name) {
+        vec![address]
+    } else {
+        let listed = in_hosts_file(Path::new("/etc/hosts"), name);
+        if listed.iter().any(|address| family.takes(address)) {
+            listed
+        } else if is_localhost(name) {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        } else {
+            ask_name_service(name, family).await?
+        }
+    };
+    found.retain(|address| family.takes(address));
+    if found.is_empty() { Err(ResolveError::Empty) } else { Ok(in_turn(found)) }
+}
+
+/// An address written as such, also in brackets. Zones of link-local addresses are left to the system.
+fn numeric(name: &str) -> Option<IpAddr> {
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    bare.parse().ok()
+}
+
+/// RFC 6761, section 6.3: these names always mean this machine.
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+fn in_hosts_file(path: &Path, name: &str) -> Vec<IpAddr> {
+    let Ok(text) = std::fs::read(path) else { return Vec::new() };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let mut found = Vec::new();
+    for line in String::from_utf8_lossy(&text).lines() {
+        let mut fields = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
+        let Some(Ok(address)) = fields.next().map(str::parse) else { continue };
+        if fields.any(|field| field.eq_ignore_ascii_case(name)) && !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    found
+}
+
+async fn ask_name_service(name: &str, family: Family) -> Result<Vec<IpAddr>, ResolveError> {
+    // A resolver of its own for each look-up: its background tasks belong to the runtime that made it, and a program
+    // may have several.
+    let mut builder = TokioResolver::builder_tokio().map_err(ResolveError::Unconfigured)?;
+    let options = builder.options_mut();
+    options.use_hosts_file = ResolveHosts::Never;
+    options.ip_strategy = match family {
+        Family::Any => LookupIpStrategy::Ipv4AndIpv6,
+        Family::V4 => LookupIpStrategy::Ipv4Only,
+        Family::V6 => LookupIpStrategy::Ipv6Only,
+    };
+    let resolver = builder.build().map_err(ResolveError::Unconfigured)?;
+    let found = resolver.lookup_ip(name).await.map_err(ResolveError::Lookup)?;
+    Ok(found.iter().collect())
+}
+
+/// Takes from both families in turn, so that a family without a route costs one wait and not many (RFC 8305,
+/// section 4).
+fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
+    let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv4() == first_is_v4);
+    let mut out = Vec::with_capacity(first.len() + second.len());
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    loop {
+        match (first.next(), second.next()) {
+            (None, None) => return out,
+            (a, b) => out.extend(a.into_iter().chain(b)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn numbers_and_localhost_need_no_service() {
+        let v4: IpAddr = "192.0.2.7".parse().expect("an address");
+        let v6: IpAddr = "2001:db8::7".parse().expect("an address");
+        assert_eq!(addresses("192.0.2.7", Family::Any).await.expect("numeric"), [v4]);
+        assert_eq!(addresses("[2001:db8::7]", Family::V6).await.expect("numeric"), [v6]);
+        assert!(matches!(addresses("192.0.2.7", Family::V6).await, Err(ResolveError::Empty)));
+        let local = addresses("localhost", Family::V4).await.expect("always known");
+        assert!(local.iter().all(IpAddr::is_loopback));
+        assert!(addresses("a.b.LOCALHOST.", Family::Any).await.is_ok());
+    }
+
+    #[test]
+    fn the_hosts_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("hosts");
+        let text = "# comment\n192.0.2.1 Web1 web1.example.org # 192.0.2.9 web1\n\t2001:db8::1\tweb1\nbad web1\n\
+                    192.0.2.1 web1\n";
+        std::fs::write(&file, text).expect("written");
+        let found = in_hosts_file(&file, "WEB1.");
+        assert_eq!(
+            found,
+            ["192.0.2.1".parse::<IpAddr>().expect("an address"), "2001:db8::1".parse().expect("one")]
+        );
+        assert!(in_hosts_file(&file, "web").is_empty());
+        assert!(in_hosts_file(Path::new("/nonexistent"), "web1").is_empty());
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let addresses: Vec<IpAddr> = ["2001:db8::1", "2001:db8::2", "192.0.2.1"]
+            .iter()
+            .map(|a| a.parse().expect("an address"))
+            .collect();
+        let ordered: Vec<String> = in_turn(addresses).iter().map(ToString::to_string).collect();
+        assert_eq!(ordered, ["2001:db8::1", "192.0.2.1", "2001:db8::2"]);
+    }
+}
