@@ -3,8 +3,12 @@
 pub mod artifact;
 pub mod error;
 mod escape;
+mod failure;
 pub mod image;
+pub mod launch;
+mod local;
 pub mod platform;
+pub mod process;
 pub mod ssh;
 pub mod stage;
 mod strip;

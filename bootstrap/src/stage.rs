@@ -21,7 +21,7 @@
 use std::sync::LazyLock;
 
 use crate::artifact::Digest;
-use crate::error::EVIDENCE_LIMIT;
+use crate::error::{EVIDENCE_LIMIT, Step};
 use crate::escape::escape;
 use crate::platform::{Libc, Platform};
 use crate::target::{Cache, LaunchOptions};
@@ -60,7 +60,7 @@ pub(crate) enum Action {
     /// Write these bytes.
     Write(Vec<u8>),
     /// Find the build for this platform and call [`Stage::image`].
-    FindImage(Platform, Libc),
+    FindImage(Platform),
     /// Prepare the build in this form and call [`Stage::offer`].
     Prepare(Form),
     /// Write the whole build in this form and call [`Stage::delivered`].
@@ -148,7 +148,8 @@ pub(crate) struct Stage {
     outgoing: Option<Vec<u8>>,
     attempts: usize,
     form: Form,
-    found: Option<(Platform, Libc)>,
+    found: Option<Platform>,
+    libc: Option<Libc>,
     how: Option<How>,
 }
 
@@ -194,18 +195,34 @@ impl Stage {
                 .map(|(name, value)| format!("{name}={}", escape(value.as_encoded_bytes())));
             words.collect::<Vec<_>>().join(" ") + "\n"
         });
+        Self::start(Phase::Probing, marker, arguments, environment, options)
+    }
+
+    /// No dialogue: the worker runs already, and only its first words are awaited.
+    pub(crate) fn already_running(options: &LaunchOptions) -> Self {
+        Self::start(Phase::Greeting, String::new(), Vec::new(), None, options)
+    }
+
+    fn start(
+        phase: Phase,
+        marker: String,
+        arguments: Vec<String>,
+        environment: Option<String>,
+        options: &LaunchOptions,
+    ) -> Self {
         Self {
             marker,
             arguments,
             environment,
             greeting: options.greeting.clone(),
-            phase: Phase::Probing,
+            phase,
             pending: Vec::new(),
             noise: Vec::new(),
             outgoing: None,
             attempts: 0,
             form: Form::Packed,
             found: None,
+            libc: None,
             how: None,
         }
     }
@@ -228,8 +245,8 @@ impl Stage {
         }
         match self.phase {
             Phase::FindingImage => {
-                let (platform, libc) = self.found.clone().expect("set with this phase");
-                Action::FindImage(platform, libc)
+                let platform = self.found.clone().expect("set on entering this phase");
+                Action::FindImage(platform)
             }
             Phase::Preparing => Action::Prepare(self.form),
             Phase::Delivering => Action::Deliver(self.form),
@@ -262,6 +279,8 @@ impl Stage {
         }
         let common = self.pending.len().min(self.greeting.len());
         if self.pending[..common] != self.greeting[..common] {
+            let rest = self.pending.len();
+            self.drop_noise(rest);
             return Err(StageError::NotTheWorker);
         }
         if common == self.greeting.len() {
@@ -306,19 +325,26 @@ impl Stage {
         &self.noise
     }
 
-    /// Whether any message came: there is a shell, and it runs the first stage.
-    pub(crate) fn heard(&self) -> bool {
-        self.phase != Phase::Probing
-    }
-
-    /// Whether the far side set out to start the worker.
-    pub(crate) fn running(&self) -> bool {
-        self.how.is_some()
+    /// Where on the way it is.
+    pub(crate) fn step(&self) -> Step {
+        match self.phase {
+            Phase::Probing if self.pending.is_empty() && self.noise.is_empty() => Step::Start,
+            Phase::Probing => Step::Probe,
+            Phase::FindingImage | Phase::Looking | Phase::Preparing => Step::Deliver,
+            Phase::Offered | Phase::Delivering | Phase::Delivered => Step::Deliver,
+            Phase::Setting => Step::Exec,
+            Phase::Greeting | Phase::Ready => Step::Greeting,
+        }
     }
 
     /// The place's platform, once known.
     pub(crate) fn platform(&self) -> Option<&Platform> {
-        self.found.as_ref().map(|(platform, _)| platform)
+        self.found.as_ref()
+    }
+
+    /// The place's C library, once known.
+    pub(crate) fn libc(&self) -> Option<Libc> {
+        self.libc
     }
 
     /// How the worker came there, once it is started.
@@ -340,12 +366,12 @@ impl Stage {
         let verb = words.next().unwrap_or_default();
         match (self.phase, verb) {
             (Phase::Probing, "ask") => {
-                self.found = Some(self.place(message, words)?);
+                self.place(message, words)?;
                 self.phase = Phase::FindingImage;
             }
             (Phase::Probing | Phase::Looking | Phase::Delivered, "need") => {
                 let tools = words.next().unwrap_or_default();
-                self.found = Some(self.place(message, words)?);
+                self.place(message, words)?;
                 // A packed delivery that did not arrive well is tried in the plain form: perhaps it is the tool.
                 let packed = tools.contains('g') && self.attempts == 0;
                 self.form = if packed { Form::Packed } else { Form::Raw };
@@ -369,7 +395,7 @@ impl Stage {
                     (Some("gone"), 1..) => How::Gone,
                     _ => return Err(self.unexpected(message)),
                 });
-                self.found = Some(self.place(message, words)?);
+                self.place(message, words)?;
                 self.phase = Phase::Greeting;
             }
             (Phase::Probing | Phase::Looking | Phase::Delivered | Phase::Setting, "fail") => {
@@ -399,10 +425,10 @@ impl Stage {
     }
 
     fn place<'a>(
-        &self,
+        &mut self,
         message: &str,
         mut words: impl Iterator<Item = &'a str>,
-    ) -> Result<(Platform, Libc), StageError> {
+    ) -> Result<(), StageError> {
         let libc = match words.next() {
             Some("gnu") => Some(Libc::Gnu),
             Some("musl") => Some(Libc::Musl),
@@ -412,7 +438,11 @@ impl Stage {
             (Some(system), Some(machine)) => Platform::from_uname(system, machine),
             _ => None,
         };
-        platform.zip(libc).ok_or_else(|| self.unexpected(message))
+        if platform.is_none() || libc.is_none() {
+            return Err(self.unexpected(message));
+        }
+        (self.found, self.libc) = (platform, libc);
+        Ok(())
     }
 
     fn unexpected(&self, message: &str) -> StageError {

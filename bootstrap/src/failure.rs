@@ -1,0 +1,195 @@
+//! What a failed start looks like to the person who reads about it: class, evidence, remedy.
+
+use std::ffi::OsStr;
+use std::io;
+use std::time::Duration;
+
+use crate::artifact::Artifact;
+use crate::error::{Class, EVIDENCE_LIMIT, LaunchError, Step};
+use crate::image::ImageError;
+use crate::process::Exit;
+use crate::stage::{Stage, StageError};
+
+/// Why a start under way failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error("the stream broke")]
+    Stream(#[from] io::Error),
+    #[error("nothing came within {} s", .0.as_secs_f32())]
+    Limit(Duration),
+}
+
+/// It ended before the worker spoke.
+#[derive(Debug, thiserror::Error)]
+#[error("it ended with {0} before the worker spoke")]
+struct EndedEarly(Exit);
+
+/// A program could not be started on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start {program}: {source}")]
+struct SpawnFailed {
+    program: String,
+    source: io::Error,
+}
+
+/// The error of a child that could not be started.
+pub(crate) fn of_spawn(host: &str, step: Step, program: &OsStr, source: io::Error) -> LaunchError {
+    let hint = match source.kind() {
+        io::ErrorKind::NotFound => {
+            Some("install it, or correct its name; the folder to start in must exist too")
+        }
+        io::ErrorKind::PermissionDenied => Some("see that it may be executed, and what limits are asked for"),
+        _ => None,
+    };
+    let program = program.display().to_string();
+    let error = LaunchError::new(step, Class::Exec, host).because(SpawnFailed { program, source });
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
+/// The error of a start that got as far as `stage` did.
+pub(crate) fn describe(
+    host: &str,
+    failure: Failure,
+    exit: Option<Exit>,
+    stage: &Stage,
+    artifact: Option<&Artifact>,
+    stderr: &[u8],
+) -> LaunchError {
+    let evidence = evidence(stage.noise(), stderr);
+    let text = String::from_utf8_lossy(&evidence).into_owned();
+    let mut step = stage.step();
+    let mut hint = None;
+    let class = match &failure {
+        Failure::Limit(_) => {
+            hint = Some(silence(step));
+            Class::Timeout
+        }
+        Failure::Image(error) => {
+            hint = Some(error.hint());
+            Class::Bootstrap
+        }
+        Failure::Stream(_) => Class::Lost,
+        Failure::Stage(StageError::Ended) => {
+            let class = ended(&mut step, exit);
+            hint = remedy(&text, step, stage, artifact);
+            class
+        }
+        Failure::Stage(StageError::NotTheWorker) => {
+            hint = remedy(&text, step, stage, artifact);
+            Class::Exec
+        }
+        Failure::Stage(error) => {
+            hint = remedy_of(error).or_else(|| remedy(&text, step, stage, artifact));
+            Class::Bootstrap
+        }
+    };
+    let error = LaunchError::new(step, class, host).with_evidence(&evidence);
+    let error = match (failure, exit) {
+        (Failure::Stage(StageError::Ended), Some(exit)) => error.because(EndedEarly(exit)),
+        (failure, _) => error.because(failure),
+    };
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
+/// What was printed beside the dialogue, then what came over standard error; of each at least half of the room.
+fn evidence(noise: &[u8], stderr: &[u8]) -> Vec<u8> {
+    let half = EVIDENCE_LIMIT / 2;
+    let stderr = &stderr[stderr.len().saturating_sub(EVIDENCE_LIMIT - noise.len().min(half))..];
+    let noise = &noise[noise.len().saturating_sub(EVIDENCE_LIMIT - stderr.len())..];
+    let mut evidence = noise.to_vec();
+    if !evidence.is_empty() && !stderr.is_empty() && !evidence.ends_with(b"\n") {
+        evidence.push(b'\n');
+    }
+    evidence.extend_from_slice(stderr);
+    evidence
+}
+
+/// The class of an early end. Shells say 126 and 127 for what they cannot start.
+fn ended(step: &mut Step, exit: Option<Exit>) -> Class {
+    match (*step, exit) {
+        (_, Some(Exit::Signal(_))) => Class::Signal,
+        (Step::Greeting, Some(Exit::Code(126 | 127))) => {
+            *step = Step::Exec;
+            Class::Exec
+        }
+        (Step::Greeting, Some(Exit::Code(_))) => Class::RemoteExit,
+        // The code of `ssh` for all that goes wrong with the connection.
+        (Step::Start | Step::Probe, Some(Exit::Code(255))) => Class::Connect,
+        (Step::Start | Step::Probe | Step::Deliver | Step::Exec, Some(Exit::Code(_))) => Class::Bootstrap,
+        (_, _) => Class::Lost,
+    }
+}
+
+fn silence(step: Step) -> String {
+    match step {
+        Step::Start | Step::Probe => "see that the account's start-up files end, and do not wait for input",
+        Step::Deliver => "the path may be too slow for the start limit: raise it",
+        _ => "see that the program hands over to its worker role first thing in main",
+    }
+    .into()
+}
+
+/// The remedy for what the dialogue itself found.
+fn remedy_of(error: &StageError) -> Option<String> {
+    let hint = match error {
+        StageError::Terminal => "start it without a terminal (ssh -T, docker exec without -t)",
+        StageError::Folders(reasons) if reasons.contains("=no-execution") => {
+            "give the account a folder that is mounted without noexec, for example through XDG_CACHE_HOME"
+        }
+        StageError::Folders(_) => {
+            "give the account a folder that it can write to and that is its own (mode 0700)"
+        }
+        StageError::Nice => "only a privileged account may lower the niceness",
+        StageError::Memory => "the account's hard limit may be lower (ulimit -H -d)",
+        _ => return None,
+    };
+    Some(hint.into())
+}
+
+/// The remedy that the words of shells, loaders and kernels point to.
+fn remedy(text: &str, step: Step, stage: &Stage, artifact: Option<&Artifact>) -> Option<String> {
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let interpreter = artifact.and_then(Artifact::interpreter);
+    if says(&["No space left", "Disk quota exceeded"]) {
+        return Some("free some space there, or point XDG_CACHE_HOME to a folder that has some".into());
+    }
+    if says(&["GLIBC_", "version `"]) {
+        return Some("the C library there is too old for this program: build it static or for musl".into());
+    }
+    if says(&["xec format error", "cannot execute binary file", "cannot execute: required file"]) {
+        let platform = stage.platform().map(|platform| format!(" ({platform})")).unwrap_or_default();
+        return Some(format!(
+            "the program is damaged or built for another processor than that place has{platform}"
+        ));
+    }
+    match (step, interpreter) {
+        (Step::Exec, Some(interpreter)) if says(&["not found", "No such file"]) => {
+            let libc = stage.libc().map(|libc| format!(" (it has {libc})")).unwrap_or_default();
+            return Some(format!(
+                "{interpreter}, which the program needs, is missing there{libc}: build it static"
+            ));
+        }
+        (Step::Exec, _) if says(&["Permission denied", "not permitted"]) => {
+            return Some("a policy of that system forbids to run delivered programs".into());
+        }
+        _ => {}
+    }
+    let early = matches!(step, Step::Start | Step::Probe);
+    if early && says(&["not found", "No such file", "no such file"]) {
+        return Some(
+            "a POSIX shell, `sh`, is needed there; where there is none, bring the worker with the image"
+                .into(),
+        );
+    }
+    None
+}

@@ -1,0 +1,305 @@
+//! From a description of a place to a worker that has said its first words.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::artifact::Artifact;
+use crate::error::{Class, LaunchError, Step};
+use crate::failure::{self, Failure};
+use crate::image::Program;
+use crate::local::{self, Child, Started};
+use crate::platform::Platform;
+use crate::process::{Kill, Process, Stderr};
+use crate::stage::{Action, Form, How, Stage, StageError};
+use crate::target::{CommandForm, LaunchOptions, Target};
+
+/// A worker that has spoken.
+///
+/// Dropping the writer ends the worker's input, after which it should end; dropping the process kills it.
+pub struct Launched {
+    /// What the worker says, from its first word on: the greeting is still in here.
+    pub reader: Box<dyn AsyncRead + Send + Unpin>,
+    /// What the worker hears.
+    pub writer: Box<dyn AsyncWrite + Send + Unpin>,
+    /// The end of what came over its standard error.
+    pub stderr: Stderr,
+    /// The process at this end.
+    pub process: Process,
+    /// Where it runs, if anybody said so: a command that is itself the worker does not.
+    pub platform: Option<Platform>,
+    /// How its program came there.
+    pub delivery: Delivery,
+}
+
+/// How a worker's program came to where it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// It needed no delivery: it is on this machine, or the command brought it.
+    Present,
+    /// It was there from an earlier start, and its digest is right.
+    Cached,
+    /// It was sent.
+    Sent {
+        /// How many bytes crossed, repetitions included.
+        bytes: u64,
+        /// Whether it stays there for the next start.
+        kept: bool,
+    },
+}
+
+impl fmt::Debug for Launched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launched")
+            .field("process", &self.process)
+            .field("platform", &self.platform)
+            .field("delivery", &self.delivery)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How much is read at once.
+const CHUNK: usize = 16 << 10;
+
+/// How long a process that closed its output is waited for, to know how it ended. It is over already, or stays for
+/// reasons of its own.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Starts a worker at `target` and returns when it has said the greeting that `options` name.
+///
+/// All descriptors belong to the runtime that polls this.
+///
+/// # Errors
+///
+/// Each names the host, the step and the class of the failure, and carries what the far side printed.
+///
+/// # Cancel safety
+///
+/// When the future is dropped, what it started is killed. A delivery that was under way leaves a file that no start will
+/// take for a worker, and that a later delivery removes.
+///
+/// ```no_run
+/// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+/// use farcall_bootstrap::image::Program;
+/// use farcall_bootstrap::launch::launch;
+/// use farcall_bootstrap::target::{CommandTarget, LaunchOptions, Target};
+///
+/// let options = LaunchOptions { greeting: b"ready".to_vec(), ..LaunchOptions::default() };
+/// let place = Target::from(CommandTarget::new("docker").args(["exec", "-i", "web"]));
+/// let worker = launch(&place, &Program::current()?, &options).await?;
+/// println!("{:?}", worker.delivery);
+/// # Ok(())
+/// # }
+/// ```
+pub async fn launch(
+    target: &Target,
+    program: &Program,
+    options: &LaunchOptions,
+) -> Result<Launched, LaunchError> {
+    let host = target.to_string();
+    let wrong = |error| LaunchError::new(Step::Config, Class::Bootstrap, &host).because(error);
+    options.check().map_err(wrong)?;
+    match target {
+        Target::Local => {
+            let path = program.local();
+            let args = &options.arguments;
+            let child = Child { program: path.as_os_str(), args, kill: Kill::Alone, options: Some(options) };
+            let started = spawn(&host, Step::Exec, child).await?;
+            let mut start = Start::new(&host, started, Stage::already_running(options));
+            start.platform = Some(Platform::current());
+            start.run(options).await
+        }
+        Target::Command(command) if command.form == CommandForm::Worker => {
+            let args: Vec<_> = command.args.iter().chain(&options.arguments).cloned().collect();
+            let child =
+                Child { program: &command.program, args: &args, kill: Kill::Alone, options: Some(options) };
+            let started = spawn(&host, Step::Exec, child).await?;
+            Start::new(&host, started, Stage::already_running(options)).run(options).await
+        }
+        Target::Command(command) => {
+            let (stage, guess) = dialogue(&host, program, options).await?;
+            let more = match command.form {
+                CommandForm::Line => vec![stage.line()],
+                CommandForm::Arguments | CommandForm::Worker => stage.command(),
+            };
+            let args: Vec<_> = command.args.iter().cloned().chain(more.into_iter().map(Into::into)).collect();
+            let child = Child { program: &command.program, args: &args, kill: Kill::Group, options: None };
+            let started = spawn(&host, Step::Start, child).await?;
+            Start::new(&host, started, stage).shipping(program, guess).run(options).await
+        }
+    }
+}
+
+async fn spawn(host: &str, step: Step, child: Child<'_>) -> Result<Started, LaunchError> {
+    let name = child.program.to_owned();
+    local::spawn(child).await.map_err(|error| failure::of_spawn(host, step, &name, error))
+}
+
+/// The dialogue for a place, with the first guess at what to ship there.
+async fn dialogue(
+    host: &str,
+    program: &Program,
+    options: &LaunchOptions,
+) -> Result<(Stage, Artifact), LaunchError> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        LaunchError::new(Step::Config, Class::Bootstrap, host).because(error)
+    };
+    let guess = program.for_here().await.map_err(|error| {
+        let hint = error.hint();
+        failed(error.into()).with_hint(hint)
+    })?;
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).map_err(|error| failed(error.into()))?;
+    let stage = Stage::new(nonce, options, guess.digest(), guess.platform());
+    Ok((stage, guess))
+}
+
+/// A start under way: the streams are there, the worker has not spoken yet.
+struct Start<'a> {
+    host: &'a str,
+    started: Started,
+    stage: Stage,
+    /// What may be shipped, and the build that was chosen; absent where nothing is.
+    program: Option<&'a Program>,
+    artifact: Option<Artifact>,
+    platform: Option<Platform>,
+    sent: u64,
+}
+
+impl<'a> Start<'a> {
+    fn new(host: &'a str, started: Started, stage: Stage) -> Self {
+        Self { host, started, stage, program: None, artifact: None, platform: None, sent: 0 }
+    }
+
+    fn shipping(mut self, program: &'a Program, guess: Artifact) -> Self {
+        self.program = Some(program);
+        self.artifact = Some(guess);
+        self
+    }
+
+    async fn run(mut self, options: &LaunchOptions) -> Result<Launched, LaunchError> {
+        let outcome = tokio::time::timeout(options.start_limit, self.drive()).await;
+        match outcome.unwrap_or(Err(Failure::Limit(options.start_limit))) {
+            Ok(()) => Ok(self.launched()),
+            Err(failure) => Err(self.failed(failure).await),
+        }
+    }
+
+    fn launched(mut self) -> Launched {
+        let delivery = match self.stage.how() {
+            None => Delivery::Present,
+            Some(How::Cached) => Delivery::Cached,
+            Some(how) => Delivery::Sent { bytes: self.sent, kept: how == How::Kept },
+        };
+        tracing::debug!(host = self.host, ?delivery, "the worker spoke");
+        let spoken = std::io::Cursor::new(self.stage.spoken());
+        Launched {
+            reader: Box::new(spoken.chain(self.started.reader)),
+            writer: self.started.writer,
+            stderr: self.started.stderr,
+            process: self.started.process,
+            platform: self.stage.platform().cloned().or(self.platform),
+            delivery,
+        }
+    }
+
+    async fn failed(mut self, failure: Failure) -> LaunchError {
+        // A process that goes on is of no use, and one that ended says how. With its input closed it has no reason to stay.
+        drop(self.started.writer);
+        if !matches!(failure, Failure::Stage(StageError::Ended)) {
+            self.started.process.kill();
+        }
+        let end = async {
+            let exit = self.started.process.wait().await;
+            self.started.stderr.closed().await;
+            exit
+        };
+        let exit = tokio::time::timeout(FAREWELL, end).await.ok().or(self.started.process.exit());
+        let stderr = self.started.stderr.tail();
+        failure::describe(self.host, failure, exit, &self.stage, self.artifact.as_ref(), &stderr)
+    }
+
+    /// Does what the dialogue asks for until the worker has spoken.
+    async fn drive(&mut self) -> Result<(), Failure> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let action = self.stage.poll_action();
+            tracing::trace!(host = self.host, ?action, "start");
+            match action {
+                Action::Read => {
+                    let length = self.started.reader.read(&mut buffer).await?;
+                    self.heard(&buffer[..length])?;
+                }
+                Action::Write(bytes) => self.write(&bytes, &mut buffer).await?,
+                Action::FindImage(platform) => {
+                    let program = self.program.ok_or(Failure::Stage(StageError::Ended))?;
+                    let artifact = program.for_platform(&platform).await?;
+                    self.stage.image(artifact.digest());
+                    self.artifact = Some(artifact);
+                }
+                Action::Prepare(form) => {
+                    let artifact = self.shipped()?;
+                    let length = bytes_of(&artifact, form).await.len();
+                    self.stage.offer(length, artifact.bytes().len());
+                }
+                Action::Deliver(form) => {
+                    let artifact = self.shipped()?;
+                    let bytes = bytes_of(&artifact, form).await;
+                    self.write(bytes, &mut buffer).await?;
+                    self.sent += bytes.len() as u64;
+                    self.stage.delivered();
+                }
+                Action::Ready => return Ok(()),
+            }
+        }
+    }
+
+    fn shipped(&self) -> Result<Artifact, Failure> {
+        self.artifact.clone().ok_or(Failure::Stage(StageError::Ended))
+    }
+
+    fn heard(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if bytes.is_empty() {
+            return Err(self.stage.handle_end().into());
+        }
+        Ok(self.stage.handle_bytes(bytes)?)
+    }
+
+    /// Writes, and goes on listening meanwhile: a far side that fails says so, and must not block on saying it.
+    async fn write(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<(), Failure> {
+        let Started { reader, writer, .. } = &mut self.started;
+        let mut write = std::pin::pin!(async {
+            writer.write_all(bytes).await?;
+            writer.flush().await
+        });
+        let mut writing = true;
+        loop {
+            let length = tokio::select! {
+                // First: an answer to the last byte may be here already when its writing is done.
+                biased;
+                done = &mut write, if writing => match done {
+                    Ok(()) => return Ok(()),
+                    // The far side went away. What it said before tells why.
+                    Err(_) => {
+                        writing = false;
+                        continue;
+                    }
+                },
+                length = reader.read(buffer) => length?,
+            };
+            if length == 0 {
+                return Err(self.stage.handle_end().into());
+            }
+            self.stage.handle_bytes(&buffer[..length])?;
+        }
+    }
+}
+
+async fn bytes_of(artifact: &Artifact, form: Form) -> &[u8] {
+    match form {
+        Form::Packed => artifact.packed().await,
+        Form::Raw => artifact.bytes(),
+    }
+}

@@ -1,0 +1,114 @@
+//! A child process of this program whose standard input and output carry a worker.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::process::Stdio;
+
+use rustix::pipe::fcntl_setpipe_size;
+use rustix::process::{Resource, Rlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::process::Command;
+
+use crate::process::{Kill, Process, Stderr, watch_child};
+use crate::target::LaunchOptions;
+
+/// A process that was started, with its streams.
+pub(crate) struct Started {
+    pub(crate) reader: Box<dyn AsyncRead + Send + Unpin>,
+    pub(crate) writer: Box<dyn AsyncWrite + Send + Unpin>,
+    pub(crate) stderr: Stderr,
+    pub(crate) process: Process,
+}
+
+/// What a child is, beside its arguments.
+pub(crate) struct Child<'a> {
+    pub(crate) program: &'a OsStr,
+    pub(crate) args: &'a [OsString],
+    pub(crate) kill: Kill,
+    /// The settings that hold for the child itself; absent when they are meant for what is behind it.
+    pub(crate) options: Option<&'a LaunchOptions>,
+}
+
+/// The size of both pipes in bytes: a batch of messages fits in one write, and a child costs a fraction of the 64 MiB
+/// that a user's pipes may have together before new ones become tiny (pipe(7)).
+const PIPE_SIZE: usize = 256 << 10;
+
+/// Starts a child.
+///
+/// It leads a process group of its own, so that an interrupt at the terminal does not reach it. It inherits no
+/// descriptors but its three pipes, has all signals at their defaults and none blocked.
+pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
+    let mut command = Command::new(child.program);
+    command.args(child.args).process_group(0).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (mut nice, mut memory) = (0, None);
+    if let Some(options) = child.options {
+        if let Some(name) = &options.argv0 {
+            command.arg0(name);
+        }
+        if let Some(folder) = &options.chdir {
+            let made = folder.clone();
+            tokio::task::spawn_blocking(move || std::fs::create_dir_all(made)).await??;
+            command.current_dir(folder);
+        }
+        command.envs(options.env.iter().map(|(name, value)| (name, value)));
+        nice = options.nice.unwrap_or(0);
+        memory = options.memory;
+    }
+    let prepare = move || {
+        default_signals();
+        close_others_on_exec()?;
+        if nice != 0 {
+            rustix::process::nice(nice)?;
+        }
+        if let Some(bytes) = memory {
+            let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+            rustix::process::setrlimit(MEMORY, limit)?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls only: no allocation, no locks.
+    unsafe { command.pre_exec(prepare) };
+    let mut process = command.spawn()?;
+    let stdin = process.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let stdout = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    // A smaller pipe works too.
+    let _ = fcntl_setpipe_size(&stdin, PIPE_SIZE);
+    let _ = fcntl_setpipe_size(&stdout, PIPE_SIZE);
+    let (process, stderr) = watch_child(process, child.kill);
+    Ok(Started { reader: Box::new(stdout), writer: Box::new(stdin), stderr, process })
+}
+
+/// What bounds a process's memory. On Linux the data segment counts all private writable memory, but not address
+/// space that is only reserved, which every thread of glibc's allocator does by the 64 MiB.
+const MEMORY: Resource = if cfg!(target_os = "linux") { Resource::Data } else { Resource::As };
+
+/// An ignored signal stays ignored through exec, unlike one with a handler.
+fn default_signals() {
+    for signal in 1..=64 {
+        // SAFETY: sets a disposition of the child alone; numbers that are no signals are refused without effect.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Marks all but the first three descriptors, so that exec closes those that a careless program left inheritable. The
+/// mark, rather than closing at once, leaves the one alive through which a failing exec is reported.
+#[cfg(target_os = "linux")]
+fn close_others_on_exec() -> io::Result<()> {
+    // SAFETY: a system call on the child's own descriptor table.
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // Before Linux 5.11: the worker closes what it does not know.
+        error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
+        error => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn close_others_on_exec() -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The process that carries a worker: its end, its kill switch, the end of its standard error.
+
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStderr};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::error::EVIDENCE_LIMIT;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Exit {
+    /// With a code.
+    Code(i32),
+    /// By a signal, numbered as on Linux.
+    Signal(i32),
+    /// Nobody can say: the connection to it went away.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(signal) => write!(f, "signal {signal}"),
+            Exit::Unknown => f.write_str("an end that nobody saw"),
+        }
+    }
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Unknown,
+        }
+    }
+}
+
+/// The process at this end of a worker's streams: a local worker itself, the command that leads to it, or the
+/// program at the far end of an SSH channel. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Process {
+    id: Option<u32>,
+    exit: watch::Receiver<Option<Exit>>,
+    kill: CancellationToken,
+    _kill_on_drop: DropGuard,
+}
+
+/// How the process is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kill {
+    /// Alone: a worker's own guardian ends what it started.
+    Alone,
+    /// With its process group, which it leads: a command may have helpers.
+    Group,
+}
+
+impl Process {
+    /// A process whose end is reported through `exit`, and that is killed when `kill` is cancelled.
+    pub(crate) fn new(id: Option<u32>, exit: watch::Receiver<Option<Exit>>, kill: CancellationToken) -> Self {
+        Self { id, exit, _kill_on_drop: kill.clone().drop_guard(), kill }
+    }
+
+    /// Its number on this machine; `None` for a process elsewhere.
+    pub fn id(&self) -> Option<u32> {
+        self.id
+    }
+
+    /// How it ended, if it has. It needs no call of [`wait`](Self::wait) for this to be known.
+    pub fn exit(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+
+    /// Waits for its end. Cancel-safe, and may be called again.
+    pub async fn wait(&mut self) -> Exit {
+        match self.exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.unwrap_or(Exit::Unknown),
+            Err(_) => Exit::Unknown, // the runtime that watched it has ended
+        }
+    }
+
+    /// Kills it. Harmless when it has ended; what it is, [`wait`](Self::wait) tells.
+    pub fn kill(&self) {
+        self.kill.cancel();
+    }
+}
+
+/// The end of what a process wrote to its standard error, as far as it is known. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Stderr {
+    kept: Arc<Mutex<Vec<u8>>>,
+    closed: CancellationToken,
+}
+
+impl Stderr {
+    /// The last bytes, at most [`EVIDENCE_LIMIT`].
+    pub fn tail(&self) -> Vec<u8> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until nothing more can come. A process that the worker left behind may hold this up for ever.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend_from_slice(bytes);
+        let excess = kept.len().saturating_sub(EVIDENCE_LIMIT);
+        kept.drain(..excess);
+    }
+}
+
+/// Watches a child: reaps it, kills it when asked to, reads its standard error so that it never blocks on it.
+///
+/// Two tasks do so: one ends with the child, the other when its standard error is closed or the [`Process`] is dropped.
+pub(crate) fn watch_child(mut child: Child, how: Kill) -> (Process, Stderr) {
+    let id = child.id();
+    let stderr = Stderr::default();
+    let kill = CancellationToken::new();
+    let (exited, exit) = watch::channel(None);
+    match child.stderr.take() {
+        Some(pipe) => drop(tokio::spawn(read_stderr(pipe, stderr.clone(), exited.clone()))),
+        None => stderr.closed.cancel(),
+    }
+    let killed = kill.clone();
+    tokio::spawn(async move {
+        let status = tokio::select! {
+            status = child.wait() => status,
+            () = killed.cancelled() => {
+                kill_child(&mut child, how);
+                child.wait().await
+            }
+        };
+        exited.send_replace(Some(status.map_or(Exit::Unknown, Exit::from)));
+    });
+    (Process::new(id, exit, kill), stderr)
+}
+
+async fn read_stderr(mut pipe: ChildStderr, stderr: Stderr, exited: watch::Sender<Option<Exit>>) {
+    let mut buffer = [0; 2048];
+    loop {
+        let more = tokio::select! {
+            more = pipe.read(&mut buffer) => more.unwrap_or(0),
+            () = exited.closed() => 0,
+        };
+        if more == 0 {
+            break;
+        }
+        stderr.push(&buffer[..more]);
+    }
+    stderr.closed.cancel();
+}
+
+fn kill_child(child: &mut Child, how: Kill) {
+    // The number is the child's until it is reaped, which only its task does.
+    let group = child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()));
+    if let (Kill::Group, Some(group)) = (how, group) {
+        // It fails only when nothing is left to kill.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.start_kill();
+}
