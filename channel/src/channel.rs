@@ -133,7 +133,7 @@ impl<S, R, C> std::fmt::Debug for Channel<S, R, C> {
 
 impl<S, R, C> Serialize for Channel<S, R, C> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        self.receiver.serialize(serializer)
+        serializer.serialize_u16(self.receiver.embark(true).map_err(serde::ser::Error::custom)?)
     }
 }
 

@@ -69,9 +69,12 @@ pub(crate) fn encoding<R>(
 }
 
 /// Notes an end in the value being encoded; returns what stands for it.
-pub(crate) fn embark(shared: &Arc<Shared>, key: Key) -> Result<u16, String> {
+pub(crate) fn embark(shared: &Arc<Shared>, key: Key, sends: bool, receives: bool) -> Result<u16, String> {
     if !ENCODING.get() {
         return Err(report(CodecError::OutsideChannel));
+    }
+    if !shared.with(|state| state.mux.may_travel(key, sends, receives)) {
+        return Err(in_use());
     }
     FOUND.with(|found| {
         let mut found = found.borrow_mut();

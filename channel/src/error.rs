@@ -241,6 +241,9 @@ pub enum SendError {
     /// The connection ended.
     #[error(transparent)]
     Lost(ConnectionError),
+    /// An end in the message needs a channel, and one of the sides is closing the connection.
+    #[error("the connection is being closed, so no end can travel")]
+    Draining,
     /// The value could not be encoded; the channel is as before.
     #[error(transparent)]
     Codec(CodecError),

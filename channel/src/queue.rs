@@ -198,7 +198,7 @@ mod tests {
             if random % 5 < 3 && expected.len() < 64 {
                 let len = [0, 1, 63, 4095, 4096, 9000][random / 5 % 6];
                 let message = vec![round as u8; len];
-                if random % 2 == 0 {
+                if random.is_multiple_of(2) {
                     queue.push(Payload::Slice(&message));
                 } else {
                     queue.push(Payload::Shared(message.clone().into()));
@@ -207,7 +207,7 @@ mod tests {
             } else {
                 assert_eq!(queue.front(), expected.front().map(|message| &message[..]));
                 assert_eq!(queue.front_len(), expected.front().map(Vec::len));
-                let popped = if random % 2 == 0 {
+                let popped = if random.is_multiple_of(2) {
                     queue.pop_shared().map(|bytes| bytes.to_vec())
                 } else {
                     let front = queue.front().map(<[u8]>::to_vec);

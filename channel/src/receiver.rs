@@ -251,6 +251,14 @@ impl<T, C> Receiver<T, C> {
         self.end.shared.with(|state| state.mux.stop(self.end.key, consumed, error));
     }
 
+    /// Notes this end, with its sending direction if it has one, in the value being encoded.
+    pub(crate) fn embark(&self, sends: bool) -> Result<u16, String> {
+        if self.peeked.is_some() || self.end.number > 0 || !self.end.batch.is_empty() || self.end.ended {
+            return Err(ends::in_use());
+        }
+        ends::embark(&self.end.shared, self.end.key, sends, true)
+    }
+
     /// Messages and bytes that came on this channel, received or not.
     pub fn arrived(&self) -> (u64, u64) {
         self.end.shared.with(|state| state.mux.arrived(self.end.key))
@@ -309,11 +317,7 @@ impl<T, C: Codec<T>> futures_core::Stream for Receiver<T, C> {
 
 impl<T, C> Serialize for Receiver<T, C> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.peeked.is_some() || self.end.number > 0 || !self.end.batch.is_empty() || self.end.ended {
-            return Err(serde::ser::Error::custom(ends::in_use()));
-        }
-        let index = ends::embark(&self.end.shared, self.end.key).map_err(serde::ser::Error::custom)?;
-        serializer.serialize_u16(index)
+        serializer.serialize_u16(self.embark(false).map_err(serde::ser::Error::custom)?)
     }
 }
 

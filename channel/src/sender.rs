@@ -114,6 +114,7 @@ fn send_error(fault: SendFault, len: usize) -> SendError {
         SendFault::Lost(cause) => SendError::Lost(cause),
         SendFault::TooLarge(max) => SendError::TooLarge { len: len as u64, max },
         SendFault::EndInUse => SendError::Codec(CodecError::EndInUse),
+        SendFault::Draining => SendError::Draining,
     }
 }
 
@@ -312,7 +313,8 @@ impl<T, C> std::fmt::Debug for Sender<T, C> {
 
 impl<T, C> Serialize for Sender<T, C> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let index = ends::embark(&self.end.shared, self.end.key).map_err(serde::ser::Error::custom)?;
+        let index =
+            ends::embark(&self.end.shared, self.end.key, true, false).map_err(serde::ser::Error::custom)?;
         serializer.serialize_u16(index)
     }
 }

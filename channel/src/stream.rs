@@ -89,7 +89,7 @@ fn write_error(error: SendError) -> io::Error {
     let kind = match &error {
         SendError::Closed | SendError::Stopped(_) => io::ErrorKind::BrokenPipe,
         SendError::Lost(_) => io::ErrorKind::ConnectionAborted,
-        SendError::Codec(_) | SendError::TooLarge { .. } => io::ErrorKind::InvalidInput,
+        SendError::Codec(_) | SendError::TooLarge { .. } | SendError::Draining => io::ErrorKind::InvalidInput,
     };
     io::Error::new(kind, error)
 }

@@ -12,6 +12,7 @@
 //! once its whole length is taken from the assembly budget. A sender's queue holds no more than its channel's window.
 
 mod assembly;
+mod home;
 mod liveness;
 mod receive;
 mod slot;
@@ -156,6 +157,8 @@ pub enum SendFault {
     TooLarge(u64),
     /// An end in the message is in use, or the channel that should carry it has not left this side.
     EndInUse,
+    /// An end in the message needs a channel, and one side is closing the connection.
+    Draining,
 }
 
 /// What [`Mux::take`] found.
@@ -425,6 +428,7 @@ impl Mux {
         slot.out.handle = sends;
         slot.into.handle = receives;
         let request = slot.extra.as_mut().map(|extra| std::mem::take(&mut extra.request)).unwrap_or_default();
+        slot.tidy();
         Some((key, request, sends, receives))
     }
 
@@ -705,7 +709,10 @@ impl Mux {
         slot.into.consumed += messages;
         slot.into.flow.consume(cost);
         if let Some(partner) = slot.link {
-            self.tell_writable(partner);
+            match slot.homing() {
+                Some(home) => self.forward(home),
+                None => self.tell_writable(partner),
+            }
             return;
         }
         if slot.into.state != InState::Open {

@@ -194,8 +194,9 @@ impl Mux {
             }
             Frame::Return { id, carried } => {
                 self.step(false, "RETURN", id, 0);
-                let _ = carried;
-                return Err(Violation::Travel { id }.into());
+                if let Some(key) = self.find(id)? {
+                    self.handle_return(key, carried)?;
+                }
             }
         }
         Ok(())
@@ -259,15 +260,10 @@ impl Mux {
             return Err(Violation::Parts { id: slot.id });
         }
         into.flow.receive(cost(payload.len())).map_err(|_| Violation::Overrun { id: slot.id })?;
-        into.received += 1;
-        into.bytes += payload.len() as u64;
-        into.queue.push(Payload::Slice(payload));
-        self.counters.messages_received += 1;
-        self.counters.bytes_received += payload.len() as u64;
-        if into.want {
-            into.want = false;
-            self.events.push_back(Event::Readable(key));
+        if slot.extra.is_some() && self.divert(key, Payload::Slice(payload)) {
+            return Ok(());
         }
+        self.arrive(key, Payload::Slice(payload));
         Ok(())
     }
 
@@ -315,13 +311,26 @@ impl Mux {
             return Ok(());
         }
         let bytes = Bytes::from(slot.into.assembly.take().map(|assembly| assembly.bytes).unwrap_or_default());
-        slot.into.received += 1;
-        slot.into.bytes += bytes.len() as u64;
-        self.counters.messages_received += 1;
-        self.counters.bytes_received += bytes.len() as u64;
-        slot.into.queue.push(Payload::Shared(bytes));
-        self.tell_readable(key);
+        if !self.divert(key, Payload::Shared(bytes.clone())) {
+            self.arrive(key, Payload::Shared(bytes));
+        }
         Ok(())
+    }
+
+    /// A whole message came for the receiver of this channel.
+    #[inline]
+    pub(super) fn arrive(&mut self, key: Key, payload: Payload<'_>) {
+        let len = payload.len() as u64;
+        self.counters.messages_received += 1;
+        self.counters.bytes_received += len;
+        let into = &mut self.slots[key.index()].into;
+        into.received += 1;
+        into.bytes += len;
+        into.queue.push(payload);
+        if into.want {
+            into.want = false;
+            self.events.push_back(Event::Readable(key));
+        }
     }
 
     fn handle_withdraw(&mut self, key: Key, credit: u32) -> Result<(), Violation> {
@@ -388,6 +397,7 @@ impl Mux {
         self.leave_line(key);
         self.release_room(u64::from(freed));
         self.tell_readable(key);
+        self.close_diverted(key);
         Ok(())
     }
 

@@ -56,12 +56,14 @@ pub(super) struct Owes {
     pub(super) returned: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Extra {
     /// The request of an `OPEN` not yet sent, or not yet accepted.
     pub(super) request: Bytes,
     /// In which message this channel's end travels, until it is claimed or the frame is sent.
     pub(super) carried: Option<Carried>,
+    /// As `carried`, for the `OPEN` of a channel whose other end goes home before that was sent.
+    pub(super) opened: Option<Carried>,
     /// Ends that came with messages of this channel and were not claimed.
     pub(super) cargo: Vec<(u64, u16, Key)>,
     /// Messages that came while the other end was on this side; the peer counts without them.
@@ -74,6 +76,12 @@ pub(super) struct Extra {
     pub(super) closed_with: Option<Box<[u8]>>,
     /// The error that came with `RESET`.
     pub(super) stopped_with: Option<Box<[u8]>>,
+    /// The end of this channel went home: what comes goes back out.
+    pub(super) echo: bool,
+    /// The end of this channel came home: what still comes is for this one.
+    pub(super) deliver: Option<Key>,
+    /// This end's partner came home by that channel, which must end before they talk to each other.
+    pub(super) homing: Option<Key>,
 }
 
 /// How a sending direction stands.
@@ -209,6 +217,16 @@ impl Slot {
 
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    /// Gives the memory of the rarely needed parts back, if there is nothing in them.
+    pub(super) fn tidy(&mut self) {
+        self.extra.take_if(|extra| **extra == Extra::default());
+    }
+
+    /// The channel by which the partner came home, until that has ended.
+    pub(super) fn homing(&self) -> Option<Key> {
+        self.extra.as_ref().and_then(|extra| extra.homing)
     }
 
     /// Both directions have ended for the peer, too.

@@ -196,6 +196,8 @@ impl Mux {
         let id = slot.id;
         let window = slot.into.flow.outstanding() as u32;
         let (request, carried) = match &mut slot.extra {
+            // A `carried` of a channel that goes home at once is for its `RETURN`.
+            Some(extra) if slot.owes.returned => (std::mem::take(&mut extra.request), extra.opened.take()),
             Some(extra) => (std::mem::take(&mut extra.request), extra.carried.take()),
             None => (Bytes::new(), None),
         };
@@ -203,12 +205,13 @@ impl Mux {
         // A receiver dropped before the peer knew the channel still ends by its RESET.
         let receives = slot.into.on_wire && slot.into.state != InState::Done;
         slot.announced = true;
+        slot.tidy();
         out.put(|buffer| {
             Frame::Open { id, sends, receives, window, carried, request: &request }.encode(buffer);
         });
         let owes = slot.owes;
         self.step(true, "OPEN", id, request.len());
-        if owes.credit || owes.reset {
+        if owes.credit || owes.reset || owes.returned {
             self.schedule_control(key);
         }
         self.schedule(key);
@@ -263,6 +266,7 @@ impl Mux {
         let mut steps: Vec<(&'static str, usize)> = Vec::new();
         let mut closed = false;
         let mut admitted = false;
+        let mut gone = (0, 0);
         if outgoing.withdraw {
             outgoing.withdraw = false;
             let credit = outgoing.flow.refund(0);
@@ -322,6 +326,8 @@ impl Mux {
             if done {
                 outgoing.begun = None;
                 outgoing.queue.pop();
+                gone.0 += 1;
+                gone.1 += cost(len);
             }
         }
         outgoing.debt += (out.len - before).saturating_sub(quantum) as u32;
@@ -338,11 +344,15 @@ impl Mux {
             out.put(|buffer| Frame::Close { id, error: error.as_deref() }.encode(buffer));
             steps.push(("CLOSE", error.map_or(0, |error| error.len())));
         }
+        let echoes = slot.extra.as_ref().is_some_and(|extra| extra.echo);
         let out = &slot.out;
         // Waking a sender for each freed byte would cost more than it gains.
         let room = out.queued * 2 <= out.flow.window() && out.long.is_none();
         if out.want && (room || admitted) {
             self.tell_writable(key);
+        }
+        if echoes && gone.0 > 0 {
+            self.echoed(key, gone.0, gone.1);
         }
         if tracing {
             for (kind, len) in steps {

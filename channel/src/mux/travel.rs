@@ -27,9 +27,26 @@ impl Mux {
         (here, there)
     }
 
-    /// Whether the end may travel in a message on this connection.
-    pub fn can_travel(&self, key: Key) -> bool {
-        self.slots[key.index()].link.is_some()
+    /// Whether the end with these directions may travel: as a whole, and if its partner is with the peer only as long as
+    /// nothing came of it that would have to be told apart from what comes later.
+    pub fn may_travel(&self, key: Key, sends: bool, receives: bool) -> bool {
+        let slot = &self.slots[key.index()];
+        let whole = slot.out.handle == sends && slot.into.handle == receives;
+        whole && (slot.link.is_some() && slot.homing().is_none() || self.may_return(slot))
+    }
+
+    fn may_return(&self, slot: &Slot) -> bool {
+        let receives = slot.into.state != InState::Done;
+        let untouched = slot.into.consumed == 0 && slot.into.state != InState::Finishing;
+        let idle = match slot.out.state {
+            OutState::Unused => true,
+            OutState::Open => !receives || slot.out.accepted == 0,
+            OutState::Closing | OutState::Closed | OutState::Done { .. } => false,
+        };
+        let plain = slot.extra.as_ref().is_none_or(|extra| {
+            extra.cargo.is_empty() && !extra.echo && extra.deliver.is_none() && extra.base == 0
+        });
+        slot.id != 0 && slot.counted && slot.out.long.is_none() && (!receives || untouched) && idle && plain
     }
 
     pub(super) fn send_locally(
@@ -42,20 +59,24 @@ impl Mux {
             return Err(SendFault::EndInUse);
         }
         let cost = cost(payload.len());
-        let Some(partner) = self.slot(key).link else { return Err(SendFault::Closed) };
+        let slot = self.slot(key);
+        let Some(partner) = slot.link else { return Err(SendFault::Closed) };
+        if slot.homing().is_some() {
+            slot.out.want = true;
+            return Ok(Sent::Wait(None));
+        }
         let into = &mut self.slot(partner).into;
         if !into.has_local_room(cost) {
             self.slot(key).out.want = true;
             return Ok(Sent::Wait(None));
         }
         into.flow.admit(cost);
-        into.received += 1;
-        into.bytes += payload.len() as u64;
-        into.queue.push(payload.clone());
+        self.arrive(partner, payload.clone());
         let out = &mut self.slot(key).out;
         out.accepted += 1;
         out.bytes += payload.len() as u64;
-        self.tell_readable(partner);
+        self.counters.messages_sent += 1;
+        self.counters.bytes_sent += payload.len() as u64;
         Ok(Sent::Taken)
     }
 
@@ -63,6 +84,10 @@ impl Mux {
     pub(super) fn close_locally(&mut self, key: Key) {
         let slot = self.slot(key);
         slot.out.state = OutState::Closed;
+        if slot.homing().is_some() {
+            // What is still on its way home comes first.
+            return;
+        }
         let error = slot.extra.as_mut().and_then(|extra| extra.close_error.take());
         let Some(partner) = slot.link else { return };
         let other = self.slot(partner);
@@ -106,30 +131,41 @@ impl Mux {
 
     /// Sends `ends` away in message `number` of `carrier`: all of them or, without capacity, none.
     pub(super) fn embark(&mut self, carrier: Key, number: u64, ends: &[Key]) -> Result<bool, SendFault> {
+        let mut fresh = 0;
         for (index, end) in ends.iter().enumerate() {
-            let partner = self.slots[end.index()].link;
-            if partner.is_none() || *end == carrier || ends[..index].contains(end) {
+            let slot = &self.slots[end.index()];
+            if *end == carrier || ends[..index].contains(end) {
                 return Err(SendFault::EndInUse);
             }
-            // Both ends of a pair would leave nothing here to be a channel of.
-            if ends.iter().any(|other| partner == Some(*other)) {
-                return Err(SendFault::EndInUse);
+            match slot.link {
+                // Both ends of a pair would leave nothing here to be a channel of.
+                Some(partner) if ends.contains(&partner) => return Err(SendFault::EndInUse),
+                Some(_) if slot.homing().is_some() => return Err(SendFault::EndInUse),
+                Some(_) => fresh += 1,
+                None if self.may_return(slot) => {}
+                None => return Err(SendFault::EndInUse),
             }
         }
         let capacity = self.peer.max_channels.saturating_sub(self.ours_open);
-        if self.draining || self.peer_draining || ends.len() > capacity as usize {
+        if fresh > 0 && (self.draining || self.peer_draining) {
+            return Err(SendFault::Draining);
+        }
+        if fresh > capacity {
             return Ok(false);
         }
         let carrier = self.slot(carrier).id;
         for (index, end) in ends.iter().enumerate() {
-            self.depart(*end, Carried { carrier, message: number, index: index as u16 });
+            let carried = Carried { carrier, message: number, index: index as u16 };
+            match self.slot(*end).link {
+                Some(stays) => self.depart(*end, stays, carried),
+                None => self.go_home(*end, carried),
+            }
         }
         Ok(true)
     }
 
     /// The end leaves; its partner becomes a channel on the wire.
-    fn depart(&mut self, end: Key, carried: Carried) {
-        let Some(stays) = self.slot(end).link.take() else { return };
+    fn depart(&mut self, end: Key, stays: Key, carried: Carried) {
         let mut leaves = self.slots.remove(end.index());
         let window = self.peer.initial_window;
         let slot = self.slot(stays);
@@ -173,6 +209,11 @@ impl Mux {
                 self.discard(key);
                 return Ok(());
             }
+        }
+        if slot.extra.as_ref().is_some_and(|extra| extra.echo || extra.deliver.is_some()) {
+            // The carrier itself is on its way home, where nobody could claim what its messages hold.
+            self.discard(key);
+            return Ok(());
         }
         let number = slot.extra.as_ref().map_or(0, |extra| extra.base).saturating_add(carried.message);
         if number < slot.into.received {

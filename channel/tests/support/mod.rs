@@ -1,12 +1,12 @@
 //! Connected pairs for the tests of this crate.
 
-#![expect(dead_code, reason = "each test file uses what it needs")]
+#![allow(dead_code, reason = "each test file uses what it needs, some all of it")]
 
 use bytes::Bytes;
 use farcall_channel::{Cbor, Channel, Codec, Config, Connection, Options, Raw, Role};
 
 /// Small limits, so that edges happen often.
-pub fn small() -> Config {
+pub(crate) fn small() -> Config {
     Config {
         max_channels: 16,
         initial_window: 256,
@@ -19,7 +19,7 @@ pub fn small() -> Config {
 }
 
 /// A coordinator and a worker over a pipe of a few bytes' capacity.
-pub async fn connect(config: Config) -> (Connection, Connection) {
+pub(crate) async fn connect(config: Config) -> (Connection, Connection) {
     let (near, far) = tokio::io::duplex(4096);
     let (near_read, near_write) = tokio::io::split(near);
     let (far_read, far_write) = tokio::io::split(far);
@@ -32,7 +32,7 @@ pub async fn connect(config: Config) -> (Connection, Connection) {
 }
 
 /// Both ends of a new channel.
-pub async fn channel<S, R>(near: &Connection, far: &Connection) -> (Channel<S, R>, Channel<R, S>)
+pub(crate) async fn channel<S, R>(near: &Connection, far: &Connection) -> (Channel<S, R>, Channel<R, S>)
 where
     Cbor: Codec<S> + Codec<R>,
 {
@@ -40,7 +40,7 @@ where
 }
 
 /// Both ends of a new channel, which need not agree on its types.
-pub async fn mixed<S, R, T, U>(near: &Connection, far: &Connection) -> (Channel<S, R>, Channel<T, U>)
+pub(crate) async fn mixed<S, R, T, U>(near: &Connection, far: &Connection) -> (Channel<S, R>, Channel<T, U>)
 where
     Cbor: Codec<S> + Codec<R> + Codec<T> + Codec<U>,
 {
@@ -50,7 +50,7 @@ where
 }
 
 /// Both ends of a new channel of bytes.
-pub async fn raw(
+pub(crate) async fn raw(
     near: &Connection,
     far: &Connection,
 ) -> (Channel<Bytes, Bytes, Raw>, Channel<Bytes, Bytes, Raw>) {
