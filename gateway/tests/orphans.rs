@@ -43,7 +43,10 @@ fn main() {
             ("exit_status_passes_through", exit_status_passes_through),
             ("those_left_behind_are_asked_first_if_so_told", those_left_behind_are_asked_first_if_so_told),
             ("guardians_do_not_hold_the_output", guardians_do_not_hold_the_output),
-            ("guardians_hold_only_what_they_watch", guardians_hold_only_what_they_watch),
+            (
+                "guardians_are_small_and_hold_only_what_they_watch",
+                guardians_are_small_and_hold_only_what_they_watch,
+            ),
             ("adopted_daemons_leave_no_zombies", adopted_daemons_leave_no_zombies),
             ("worker_leads_its_own_group", worker_leads_its_own_group),
             ("second_thread_is_refused", second_thread_is_refused),
@@ -496,7 +499,7 @@ fn guardians_do_not_hold_the_output() {
     worker.gone_within("guardians continued", SWEEP);
 }
 
-fn guardians_hold_only_what_they_watch() {
+fn guardians_are_small_and_hold_only_what_they_watch() {
     let worker = start("twice", "read", &[]);
     for (guardian, watched) in [(worker.launched.pid(), 2), (worker.inner, 4)] {
         let mut open = Vec::new();
@@ -516,7 +519,9 @@ fn guardians_hold_only_what_they_watch() {
         assert_eq!(open.len(), watched + 1, "{open:?}");
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", guardian.as_raw_nonzero())).expect("status");
-        println!("{status}");
+        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line for it");
+        let kib: u32 = anonymous.trim().trim_end_matches(" kB").parse().expect("a number");
+        assert!(kib <= 256, "{kib} KiB of memory of its own, or shared with the worker");
     }
 }
 

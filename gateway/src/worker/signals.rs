@@ -22,6 +22,16 @@ impl SignalSet {
     }
 
     #[cfg(target_os = "linux")]
+    pub(super) fn full() -> Self {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: sigfillset initialises the whole set and cannot fail for a valid pointer.
+        Self(unsafe {
+            libc::sigfillset(set.as_mut_ptr());
+            set.assume_init()
+        })
+    }
+
+    #[cfg(target_os = "linux")]
     pub(super) fn of(signals: &[Signal]) -> Self {
         let mut set = Self::empty();
         for signal in signals {
