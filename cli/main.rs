@@ -12,6 +12,7 @@ mod exit;
 mod hosts;
 mod outcome;
 mod output;
+mod run_loop;
 mod run_plan;
 mod text;
 
