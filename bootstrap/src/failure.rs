@@ -17,7 +17,7 @@ pub(crate) enum Failure {
     Stage(#[from] StageError),
     #[error(transparent)]
     Image(#[from] ImageError),
-    #[error("the stream broke")]
+    #[error("the stream broke: {0}")]
     Stream(#[from] io::Error),
     #[error("nothing came within {} s", .0.as_secs_f32())]
     Limit(Duration),
@@ -73,6 +73,10 @@ pub(crate) fn describe(
         }
         Failure::Image(error) => {
             hint = Some(error.hint());
+            Class::Bootstrap
+        }
+        Failure::Stream(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            hint = Some("the server runs no commands for this account".into());
             Class::Bootstrap
         }
         Failure::Stream(_) => Class::Lost,

@@ -12,12 +12,14 @@ use crate::image::Program;
 use crate::local::{self, Child, Started};
 use crate::platform::Platform;
 use crate::process::{Kill, Process, Stderr};
+use crate::remote;
+use crate::ssh;
 use crate::stage::{Action, Form, How, Stage, StageError};
 use crate::target::{CommandForm, LaunchOptions, Target};
 
 /// A worker that has spoken.
 ///
-/// Dropping the writer ends the worker's input, after which it should end; dropping the process kills it.
+/// Shutting down the writer ends the worker's input, after which it should end; dropping the process kills it.
 pub struct Launched {
     /// What the worker says, from its first word on: the greeting is still in here.
     pub reader: Box<dyn AsyncRead + Send + Unpin>,
@@ -110,6 +112,12 @@ pub async fn launch(
             let mut start = Start::new(&host, started, Stage::already_running(options));
             start.platform = Some(Platform::current());
             start.run(options).await
+        }
+        Target::Ssh(server) => {
+            let connecting = ssh::connect(server, &options.ssh);
+            let (session, (stage, guess)) = tokio::try_join!(connecting, dialogue(&host, program, options))?;
+            let started = remote::start(&session, &stage.line()).await?;
+            Start::new(&host, started, stage).shipping(program, guess).run(options).await
         }
         Target::Command(command) if command.form == CommandForm::Worker => {
             let args: Vec<_> = command.args.iter().chain(&options.arguments).cloned().collect();

@@ -9,6 +9,7 @@ pub mod launch;
 mod local;
 pub mod platform;
 pub mod process;
+mod remote;
 pub mod ssh;
 pub mod stage;
 mod strip;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::EVIDENCE_LIMIT;
+use crate::ssh;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,28 +95,55 @@ impl Process {
 }
 
 /// The end of what a process wrote to its standard error, as far as it is known. Cloning shares it.
-#[derive(Clone, Debug, Default)]
-pub struct Stderr {
-    kept: Arc<Mutex<Vec<u8>>>,
+#[derive(Clone)]
+pub struct Stderr(Source);
+
+#[derive(Clone)]
+enum Source {
+    Pipe(Arc<Kept>),
+    Channel(ssh::Process),
+}
+
+#[derive(Default)]
+struct Kept {
+    tail: Mutex<Vec<u8>>,
     closed: CancellationToken,
 }
 
 impl Stderr {
+    pub(crate) fn of_channel(process: ssh::Process) -> Self {
+        Self(Source::Channel(process))
+    }
+
     /// The last bytes, at most [`EVIDENCE_LIMIT`].
     pub fn tail(&self) -> Vec<u8> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match &self.0 {
+            Source::Pipe(kept) => kept.tail.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Source::Channel(process) => process.stderr_tail(),
+        }
     }
 
-    /// Waits until nothing more can come. A process that the worker left behind may hold this up for ever.
+    /// Waits until nothing more can come. A process that the worker left behind may hold this up for ever. Cancel-safe.
     pub async fn closed(&self) {
-        self.closed.cancelled().await;
+        match &self.0 {
+            Source::Pipe(kept) => kept.closed.cancelled().await,
+            Source::Channel(process) => process.closed().await,
+        }
     }
+}
 
+impl fmt::Debug for Stderr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stderr").field(&String::from_utf8_lossy(&self.tail())).finish()
+    }
+}
+
+impl Kept {
     fn push(&self, bytes: &[u8]) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend_from_slice(bytes);
-        let excess = kept.len().saturating_sub(EVIDENCE_LIMIT);
-        kept.drain(..excess);
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.extend_from_slice(bytes);
+        let excess = tail.len().saturating_sub(EVIDENCE_LIMIT);
+        tail.drain(..excess);
     }
 }
 
@@ -124,12 +152,12 @@ impl Stderr {
 /// Two tasks do so: one ends with the child, the other when its standard error is closed or the [`Process`] is dropped.
 pub(crate) fn watch_child(mut child: Child, how: Kill) -> (Process, Stderr) {
     let id = child.id();
-    let stderr = Stderr::default();
+    let kept = Arc::new(Kept::default());
     let kill = CancellationToken::new();
     let (exited, exit) = watch::channel(None);
     match child.stderr.take() {
-        Some(pipe) => drop(tokio::spawn(read_stderr(pipe, stderr.clone(), exited.clone()))),
-        None => stderr.closed.cancel(),
+        Some(pipe) => drop(tokio::spawn(read_stderr(pipe, Arc::clone(&kept), exited.clone()))),
+        None => kept.closed.cancel(),
     }
     let killed = kill.clone();
     tokio::spawn(async move {
@@ -142,10 +170,10 @@ pub(crate) fn watch_child(mut child: Child, how: Kill) -> (Process, Stderr) {
         };
         exited.send_replace(Some(status.map_or(Exit::Unknown, Exit::from)));
     });
-    (Process::new(id, exit, kill), stderr)
+    (Process::new(id, exit, kill), Stderr(Source::Pipe(kept)))
 }
 
-async fn read_stderr(mut pipe: ChildStderr, stderr: Stderr, exited: watch::Sender<Option<Exit>>) {
+async fn read_stderr(mut pipe: ChildStderr, kept: Arc<Kept>, exited: watch::Sender<Option<Exit>>) {
     let mut buffer = [0; 2048];
     loop {
         let more = tokio::select! {
@@ -155,9 +183,9 @@ async fn read_stderr(mut pipe: ChildStderr, stderr: Stderr, exited: watch::Sende
         if more == 0 {
             break;
         }
-        stderr.push(&buffer[..more]);
+        kept.push(&buffer[..more]);
     }
-    stderr.closed.cancel();
+    kept.closed.cancel();
 }
 
 fn kill_child(child: &mut Child, how: Kill) {

@@ -5,12 +5,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::ssh::{SshOptions, SshTarget};
+
 /// A place where a worker can be started.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Target {
     /// This machine: the program is started again, as it is.
     Local,
+    /// A host that SSH reaches.
+    Ssh(SshTarget),
     /// What a command leads to.
     Command(CommandTarget),
 }
@@ -83,10 +87,17 @@ impl From<CommandTarget> for Target {
     }
 }
 
+impl From<SshTarget> for Target {
+    fn from(host: SshTarget) -> Self {
+        Target::Ssh(host)
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Local => f.write_str("local"),
+            Target::Ssh(host) => write!(f, "{host}"),
             Target::Command(command) => {
                 write!(f, "{}", command.program.display())?;
                 command.args.iter().try_for_each(|arg| write!(f, " {}", arg.display()))
@@ -131,6 +142,8 @@ pub struct LaunchOptions {
     /// How long the start may take once the place is reached: the shell's start-up files, delivery, the worker's first
     /// words. Default 60 s.
     pub start_limit: Duration,
+    /// How hosts are reached over SSH; the limit for connecting is in here.
+    pub ssh: SshOptions,
 }
 
 impl Default for LaunchOptions {
@@ -145,6 +158,7 @@ impl Default for LaunchOptions {
             memory: None,
             cache: Cache::default(),
             start_limit: Duration::from_secs(60),
+            ssh: SshOptions::default(),
         }
     }
 }
@@ -162,6 +176,7 @@ impl fmt::Debug for LaunchOptions {
             .field("memory", &self.memory)
             .field("cache", &self.cache)
             .field("start_limit", &self.start_limit)
+            .field("ssh", &self.ssh)
             .finish_non_exhaustive()
     }
 }

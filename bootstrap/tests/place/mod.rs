@@ -16,11 +16,11 @@ use farcall_bootstrap::target::{CommandTarget, LaunchOptions, Target};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 /// The test worker, shared by the starts of one test.
-pub fn program() -> Program {
+pub(crate) fn program() -> Program {
     Program::at(env!("CARGO_BIN_EXE_farcall-bootstrap-test-worker"))
 }
 
-pub fn options() -> LaunchOptions {
+pub(crate) fn options() -> LaunchOptions {
     LaunchOptions {
         greeting: b"HELLO ".to_vec(),
         start_limit: Duration::from_secs(30),
@@ -29,7 +29,7 @@ pub fn options() -> LaunchOptions {
 }
 
 /// A machine to start workers at, as far as a shell can tell: a home, a `PATH`, and mounts.
-pub struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
     path: OsString,
     variables: Vec<OsString>,
@@ -39,7 +39,7 @@ pub struct Place {
 
 impl Place {
     /// A home of its own, bash as the login shell, and the system's tools.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Not in /tmp, over which some tests mount.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         fs::create_dir(folder.path().join("home")).expect("a home");
@@ -52,27 +52,27 @@ impl Place {
         }
     }
 
-    pub fn home(&self) -> PathBuf {
+    pub(crate) fn home(&self) -> PathBuf {
         self.folder.path().join("home")
     }
 
-    pub fn cache(&self) -> PathBuf {
+    pub(crate) fn cache(&self) -> PathBuf {
         self.home().join(".cache/farcall")
     }
 
-    pub fn variable(mut self, assignment: impl Into<OsString>) -> Self {
+    pub(crate) fn variable(mut self, assignment: impl Into<OsString>) -> Self {
         self.variables.push(assignment.into());
         self
     }
 
     /// The shell that reads the command, with the option that says so last.
-    pub fn login(mut self, words: &[&str]) -> Self {
+    pub(crate) fn login(mut self, words: &[&str]) -> Self {
         self.login = words.iter().map(Into::into).collect();
         self
     }
 
     /// Only these tools, `sh` being `shell`.
-    pub fn only_tools(mut self, shell: &str, tools: &[&str]) -> Self {
+    pub(crate) fn only_tools(mut self, shell: &str, tools: &[&str]) -> Self {
         let bin = self.folder.path().join("bin");
         fs::create_dir(&bin).expect("a folder");
         for tool in tools {
@@ -84,7 +84,7 @@ impl Place {
     }
 
     /// `sh` is this shell, all else as it is.
-    pub fn shell(mut self, shell: &str) -> Self {
+    pub(crate) fn shell(mut self, shell: &str) -> Self {
         let bin = self.folder.path().join("bin");
         fs::create_dir(&bin).expect("a folder");
         symlink(found(shell), bin.join("sh")).expect("linked");
@@ -96,7 +96,7 @@ impl Place {
     }
 
     /// A program in front of all others of its name.
-    pub fn tool(mut self, name: &str, script: &str) -> Self {
+    pub(crate) fn tool(mut self, name: &str, script: &str) -> Self {
         let bin = self.folder.path().join("tools");
         fs::create_dir_all(&bin).expect("a folder");
         let file = bin.join(name);
@@ -110,12 +110,12 @@ impl Place {
     }
 
     /// Shell commands that mount, in a name space of the place's own. `$H` is the home.
-    pub fn mounts(mut self, commands: &str) -> Self {
+    pub(crate) fn mounts(mut self, commands: &str) -> Self {
         self.mounts = commands.into();
         self
     }
 
-    pub fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         let command = if self.mounts.is_empty() {
             CommandTarget::new("env")
         } else {
@@ -139,12 +139,16 @@ impl Place {
         command.args(words).as_line().into()
     }
 
-    pub async fn start(&self, program: &Program, options: &LaunchOptions) -> Result<Worker, LaunchError> {
+    pub(crate) async fn start(
+        &self,
+        program: &Program,
+        options: &LaunchOptions,
+    ) -> Result<Worker, LaunchError> {
         Worker::start(&self.target(), program, options).await
     }
 
     /// The files in the cache, with their permissions.
-    pub fn cached(&self) -> Vec<(String, u32)> {
+    pub(crate) fn cached(&self) -> Vec<(String, u32)> {
         let Ok(entries) = fs::read_dir(self.cache()) else { return Vec::new() };
         let mut files: Vec<_> = entries
             .map(|entry| entry.expect("readable"))
@@ -158,7 +162,7 @@ impl Place {
     }
 
     /// The one worker in the cache.
-    pub fn cached_worker(&self) -> PathBuf {
+    pub(crate) fn cached_worker(&self) -> PathBuf {
         let mut names =
             self.cached().into_iter().map(|(name, _)| name).filter(|name| name.starts_with("farcall-"));
         let name = names.next().expect("a cached worker");
@@ -168,20 +172,20 @@ impl Place {
 }
 
 /// Where a program is. A test whose shell is missing fails.
-pub fn found(name: &str) -> PathBuf {
+pub(crate) fn found(name: &str) -> PathBuf {
     let folders = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"];
     let path = folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists());
     path.unwrap_or_else(|| panic!("{name} is not installed"))
 }
 
 /// A worker that greeted.
-pub struct Worker {
-    pub launched: Launched,
-    pub pid: u32,
+pub(crate) struct Worker {
+    pub(crate) launched: Launched,
+    pub(crate) pid: u32,
 }
 
 impl Worker {
-    pub async fn start(
+    pub(crate) async fn start(
         target: &Target,
         program: &Program,
         options: &LaunchOptions,
@@ -196,22 +200,22 @@ impl Worker {
         Ok(Self { launched, pid })
     }
 
-    pub fn delivery(&self) -> Delivery {
+    pub(crate) fn delivery(&self) -> Delivery {
         self.launched.delivery
     }
 
     /// A file of /proc about the worker.
-    pub fn proc(&self, name: &str) -> String {
+    pub(crate) fn proc(&self, name: &str) -> String {
         String::from_utf8_lossy(&fs::read(format!("/proc/{}/{name}", self.pid)).expect("it lives"))
             .into_owned()
     }
 
-    pub fn link(&self, name: &str) -> PathBuf {
+    pub(crate) fn link(&self, name: &str) -> PathBuf {
         fs::read_link(format!("/proc/{}/{name}", self.pid)).expect("it lives")
     }
 
     /// Every byte comes back unchanged; then it ends well when its input ends.
-    pub async fn echo_and_end(self) {
+    pub(crate) async fn echo_and_end(self) {
         let Launched { reader, mut writer, mut process, .. } = self.launched;
         let mut reader = BufReader::new(reader);
         let mut bytes: Vec<u8> = (0..=255).cycle().take(200_000).filter(|&b| b != b'\n').collect();
