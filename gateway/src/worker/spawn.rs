@@ -109,7 +109,10 @@ mod linux {
     const STACK: usize = 64 * 1024;
 
     /// The last signal number of Linux.
-    const SIGNALS: c_int = 64;
+    const SIGNALS: c_int = if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 128 } else { 64 };
+
+    /// The bytes of a set of them, as the kernel counts.
+    const SIGNAL_SET: usize = SIGNALS.unsigned_abs() as usize / 8;
 
     /// Where programs are looked for without a `PATH`.
     const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/bin:/usr/bin";
@@ -261,13 +264,19 @@ mod linux {
     /// not read afterwards).
     unsafe fn become_the_program(orders: &Orders) -> (Step, c_int) {
         // SAFETY: plain system calls on numbers, and on pointers that `spawn` has made from live strings and arrays
-        // ended by null.
+        // ended by null. The zeros are longer than the kernel's `sigaction` on any architecture: SIG_DFL, no flags.
         unsafe {
-            // Before the mask is lifted: a handler would run in the parent's memory. Numbers that do not exist fail.
-            let mut default: libc::sigaction = std::mem::zeroed();
-            default.sa_sigaction = libc::SIG_DFL;
+            // Before the mask is lifted: a handler would run in the parent's memory. Past the C library, which keeps two
+            // signals to itself, and may have been started with these ignored. Numbers that do not exist fail.
+            let default = [0u64; 8];
             for signal in 1..=SIGNALS {
-                libc::sigaction(signal, &raw const default, ptr::null_mut());
+                libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    signal,
+                    default.as_ptr(),
+                    ptr::null::<c_void>(),
+                    SIGNAL_SET,
+                );
             }
             let group = if orders.terminal { libc::setsid() } else { libc::setpgid(0, 0) };
             if group < 0 {
