@@ -1,6 +1,7 @@
 //! The commands, a file each, and the way their failures end the program.
 
 pub(crate) mod hosts;
+pub(crate) mod run;
 
 use std::io;
 
@@ -8,6 +9,8 @@ use crate::exit::Exit;
 use crate::hosts::error::SetError;
 use crate::hosts::groups::GroupsError;
 use crate::hosts::select::SelectError;
+use crate::output::OutputError;
+use crate::run_loop::RunError;
 
 /// A command that could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,12 @@ pub(crate) enum CommandError {
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Write(#[from] io::Error),
+    /// The files for the output cannot be made; nothing was started.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A run broke off.
+    #[error(transparent)]
+    Run(#[from] RunError),
 }
 
 impl From<SetError> for CommandError {
@@ -36,21 +45,30 @@ impl CommandError {
     /// The exit code it stands for.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            CommandError::Select(_) => Exit::USAGE,
-            CommandError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::BROKEN_PIPE,
-            CommandError::Write(_) => Exit::INTERNAL,
+            _ if self.is_broken_pipe() => Exit::BROKEN_PIPE,
+            CommandError::Select(_) | CommandError::Output(_) => Exit::USAGE,
+            CommandError::Write(_) | CommandError::Run(_) => Exit::INTERNAL,
         }
     }
 
     /// What to tell the person: nothing when the reader of our output has gone, as of `head`.
     pub(crate) fn message(&self) -> Option<String> {
         match self {
-            CommandError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
+            _ if self.is_broken_pipe() => None,
             CommandError::Select(error) => Some(match error.place() {
                 Some(place) => format!("{error}\n{}", place.excerpt()),
                 None => error.to_string(),
             }),
             other => Some(other.to_string()),
+        }
+    }
+
+    fn is_broken_pipe(&self) -> bool {
+        match self {
+            CommandError::Write(error) | CommandError::Run(RunError::Output(OutputError::Screen(error))) => {
+                error.kind() == io::ErrorKind::BrokenPipe
+            }
+            _ => false,
         }
     }
 }

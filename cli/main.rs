@@ -6,10 +6,12 @@
 )]
 
 mod args;
+mod check_table;
 mod commands;
 mod environment;
 mod exit;
 mod hosts;
+mod interrupts;
 mod outcome;
 mod output;
 mod run_loop;

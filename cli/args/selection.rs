@@ -51,10 +51,6 @@ impl HostArgs {
     }
 
     /// Whether a list of hosts comes over standard input, which is then not for the command.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "asked by `run`, which comes with the gateways it starts")
-    )]
     pub(crate) fn reads_stdin(&self) -> bool {
         self.files.iter().any(|file| file.as_os_str() == "-")
     }

@@ -1,0 +1,143 @@
+//! `farcall run`: one command on many hosts.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::CommandError;
+use crate::args::connect::ConnectArgs;
+use crate::args::run::{ColorChoice, Layout, RunArgs};
+use crate::environment::Environment;
+use crate::exit::{Ended, Exit, Interrupt};
+use crate::hosts::select::{SelectError, read_groups};
+use crate::hosts::{Host, fold};
+use crate::output::{Options, Output, Progress, Screen};
+use crate::run_loop::{Attempt, carry_out};
+use crate::run_plan::{AttemptEnd, Limits, RunPlan};
+
+/// How long a stopped command may take to end: the worker's own grace of 2 s, and the way there and back.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// The pause before a host is tried again for the first time.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything a run needs, decided before anything is started.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// In natural order, each once.
+    pub(crate) hosts: Arc<[Host]>,
+    /// What the shell there reads.
+    pub(crate) command: OsString,
+    /// Whether standard input goes to every host.
+    pub(crate) stdin: bool,
+    pub(crate) connect: ConnectArgs,
+    limits: Limits,
+    options: Options,
+    color_out: bool,
+    color_err: bool,
+    progress: bool,
+    largest_code: bool,
+    dry_run: bool,
+}
+
+impl Job {
+    /// Reads the groups file and lists of hosts. `stdin` is read when a list comes from there; `seed` is any number.
+    ///
+    /// # Errors
+    /// A host set, a file or a group that cannot be read, or no hosts.
+    pub(crate) fn new(
+        args: &RunArgs,
+        environment: &Environment,
+        stdin: impl Read,
+        seed: u64,
+    ) -> Result<Self, SelectError> {
+        let asked = args.hosts.groups.as_deref().or(environment.groups.as_deref());
+        let groups = read_groups(asked, &environment.usual_groups)?;
+        let hosts: Arc<[Host]> = args.hosts.selection(&[]).resolve(&groups, stdin)?.iter().cloned().collect();
+        let color = |is_terminal: bool| match args.show.color {
+            ColorChoice::Auto => is_terminal && !environment.no_color,
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+        };
+        Ok(Job {
+            command: args.command(),
+            // A terminal is never forwarded: whose keys would it be?
+            stdin: !args.running.no_stdin && !environment.stdin_is_terminal && !args.hosts.reads_stdin(),
+            connect: args.connect.clone(),
+            limits: Limits {
+                at_once: NonZeroUsize::from(args.running.at_once),
+                retries: args.running.retries,
+                command: args.running.command_limit.0,
+                grace: STOP_GRACE,
+                pause: RETRY_PAUSE,
+                seed,
+            },
+            options: Options {
+                layout: args.show.layout(),
+                no_label: args.show.no_label,
+                quiet: args.show.quiet,
+                outdir: args.show.outdir.clone(),
+                errdir: args.show.errdir.clone(),
+                append: args.show.append,
+                ..Options::default()
+            },
+            color_out: color(environment.stdout_is_terminal) && args.show.layout() != Layout::Json,
+            color_err: color(environment.stderr_is_terminal),
+            progress: environment.stderr_is_terminal && !args.show.quiet,
+            largest_code: args.running.largest_code,
+            dry_run: args.running.dry_run,
+            hosts,
+        })
+    }
+
+    /// Does it: an attempt by `runner` for each start. Nothing is started, and what would be is said, when that was
+    /// asked for.
+    ///
+    /// Cancel safe: dropping it drops every attempt.
+    ///
+    /// # Errors
+    /// When results cannot be shown, or this program is at fault. That commands fail is a matter of the exit code.
+    pub(crate) async fn run<R, F>(
+        self,
+        runner: R,
+        mut out: Box<dyn Write + Send>,
+        err: Box<dyn Write + Send>,
+        interrupts: mpsc::Receiver<Interrupt>,
+    ) -> Result<Exit, CommandError>
+    where
+        R: Fn(Attempt) -> F,
+        F: Future<Output = AttemptEnd> + Send + 'static,
+    {
+        if self.dry_run {
+            return self.say(&mut out).map(|()| Exit::OK).map_err(CommandError::Write);
+        }
+        let plan = RunPlan::new(self.hosts.len(), self.limits.clone());
+        let progress =
+            if self.progress { Progress::on_terminal(self.hosts.len()) } else { Progress::hidden() };
+        let screen = Screen::new(out, err, self.color_out, self.color_err);
+        let output = Output::new(self.hosts, &self.options, screen, progress)?;
+        let end = carry_out(plan, output, runner, interrupts).await?;
+        Ok(Ended { outcomes: &end.outcomes, interrupt: end.interrupt, largest: self.largest_code }.exit())
+    }
+
+    /// What would be done.
+    fn say(&self, out: &mut dyn Write) -> io::Result<()> {
+        let count = self.hosts.len();
+        let hosts = if count == 1 { "host" } else { "hosts" };
+        writeln!(out, "would run on {count} {hosts}, at most {} at once:", self.limits.at_once)?;
+        writeln!(out, "  {}", fold(self.hosts.iter()))?;
+        writeln!(out, "the command:")?;
+        for line in crate::text::lines(&self.command.to_string_lossy()) {
+            writeln!(out, "  {line}")?;
+        }
+        out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests;
