@@ -211,3 +211,39 @@ async fn end_by_signal(process: &Process) -> Option<Status> {
         child.recv().await?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As on systems without descriptors of processes.
+    #[test]
+    fn end_is_noticed_without_a_descriptor() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            for code in 0..20 {
+                let child = std::process::Command::new("sh").args(["-c", &format!("exit {code}")]).spawn();
+                let pid = Pid::from_child(&child.expect("start a shell"));
+                let process = Process::watch(Started { pid, pidfd: None }, &Handle::current());
+                assert_eq!(process.end().await, Status::Code(code));
+                process.reap();
+                assert!(matches!(process.signal(Signal::TERM, Whom::Group), Err(SignalError::Ended)));
+                assert!(waitpid(Some(pid), WaitOptions::NOHANG).is_err(), "a zombie is left");
+            }
+        });
+    }
+
+    #[test]
+    fn abandoned_process_is_killed_and_reaped() {
+        use std::os::unix::process::CommandExt;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let child = std::process::Command::new("sleep").arg("1000").process_group(0).spawn();
+            let pid = Pid::from_child(&child.expect("start"));
+            let process = Process::watch(Started { pid, pidfd: None }, &Handle::current());
+            process.abandon();
+            assert_eq!(process.end().await, Status::Signal(libc::SIGKILL));
+            assert!(waitpid(Some(pid), WaitOptions::NOHANG).is_err(), "a zombie is left");
+        });
+    }
+}
