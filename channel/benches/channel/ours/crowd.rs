@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use farcall_channel::{Channel, Connection};
+use farcall_channel::{Channel, Connection, TrySendError};
 use tokio::sync::Notify;
 
 use super::ended;
@@ -60,7 +60,13 @@ pub(super) async fn send(connection: &Connection) -> Result<f64, Failure> {
         let channel = incoming.accept::<String, ()>();
         if stalled {
             // Full before the next channel is accepted; the measurement begins only then.
-            while channel.try_send(text()).is_ok() {}
+            loop {
+                match channel.try_send(text()) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(_)) => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
         }
         // Ends with the process, which leaves when the near side does.
         tokio::spawn(async move {
