@@ -11,6 +11,7 @@ mod commands;
 mod environment;
 mod exit;
 mod hosts;
+mod input;
 mod interrupts;
 mod outcome;
 mod output;
@@ -18,7 +19,7 @@ mod run_loop;
 mod run_plan;
 mod text;
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(message) = error.message() {
-                eprintln!("farcall: {message}");
+                // Where nobody can be told, the exit code still tells.
+                let _ = writeln!(io::stderr(), "farcall: {message}");
             }
             error.exit().into()
         }

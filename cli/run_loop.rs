@@ -29,11 +29,18 @@ pub(crate) struct Attempt {
     pub(crate) host: HostId,
     /// Counted from 1.
     pub(crate) number: u32,
-    reports: mpsc::Sender<Report>,
-    stop: oneshot::Receiver<()>,
+    pub(crate) reporter: Reporter,
+    pub(crate) stop: Stop,
 }
 
-impl Attempt {
+/// Says what an attempt does. What is said after the attempt has returned is not heard.
+#[derive(Clone)]
+pub(crate) struct Reporter {
+    host: HostId,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Reporter {
     /// Says that the command has begun to run: its time limit counts from now, and it is not tried again.
     ///
     /// Cancel safe: either it was said, or not.
@@ -48,13 +55,18 @@ impl Attempt {
     pub(crate) async fn output(&self, stream: Stream, bytes: Vec<u8>) {
         let _ = self.reports.send(Report::Output(self.host, stream, bytes)).await;
     }
+}
 
+/// Tells an attempt when to end.
+pub(crate) struct Stop(oneshot::Receiver<()>);
+
+impl Stop {
     /// Waits until the attempt should end: it should then stop the command, with all that it started, and return.
-    /// Never returns when the attempt may go on.
+    /// Never returns while the attempt may go on. To be awaited to its end only once.
     ///
     /// Cancel safe.
-    pub(crate) async fn stopped(&mut self) {
-        if (&mut self.stop).await.is_err() {
+    pub(crate) async fn asked(&mut self) {
+        if (&mut self.0).await.is_err() {
             std::future::pending::<()>().await; // dropped without a word: so will we be
         }
     }
@@ -271,8 +283,9 @@ impl Attempts {
         F: Future<Output = AttemptEnd> + Send + 'static,
     {
         let (stop, stopped) = oneshot::channel();
-        let attempt = Attempt { host, number, reports: self.reports.clone(), stop: stopped };
         let reports = self.reports.clone();
+        let reporter = Reporter { host, reports: reports.clone() };
+        let attempt = Attempt { host, number, reporter, stop: Stop(stopped) };
         let work = runner(attempt);
         let handle = self.set.spawn(async move {
             let end = work.await;

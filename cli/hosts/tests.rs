@@ -286,6 +286,12 @@ fn options_together_choose_hosts() {
     assert_eq!(select(&less, "").unwrap(), "n[1,3]");
     let all = Selection { all: true, ..Selection::default() };
     assert_eq!(select(&all, "").unwrap(), "a,b,db[1-9,11],web[01-03]");
+    let named = Groups::parse("all: a,b\nc: c", Path::new("g")).unwrap();
+    assert_eq!(
+        fold(all.resolve(&named, &b""[..]).unwrap().iter()),
+        "a,b",
+        "a group called all is what -a takes"
+    );
     let file = Selection { files: vec![PathBuf::from("-")], ..Selection::default() };
     assert_eq!(select(&file, "# mine\nn[1-2]\n\n n3,n4 # spare\r\n@rack1\n").unwrap(), "a,n[1-4]");
 }

@@ -21,7 +21,8 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Writers that need no buffer of their own to be fast, and whether their host names are coloured.
+    /// Two writers, best with a buffer each, as they are flushed after every event; and whether host names on them are
+    /// coloured.
     pub(crate) fn new(
         out: Box<dyn Write + Send>,
         err: Box<dyn Write + Send>,

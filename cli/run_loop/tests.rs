@@ -80,9 +80,9 @@ fn nobody() -> mpsc::Receiver<Interrupt> {
 async fn output_comes_before_the_result_of_its_host() {
     let stage = stage("n[1-50]", limits(), Layout::Gathered { with_stderr: false });
     let runner = async |attempt: Attempt| {
-        attempt.running().await;
+        attempt.reporter.running().await;
         for i in 0..20 {
-            attempt.output(Stream::Stdout, format!("{i}\n").into_bytes()).await;
+            attempt.reporter.output(Stream::Stdout, format!("{i}\n").into_bytes()).await;
         }
         OK
     };
@@ -134,10 +134,10 @@ async fn a_limit_stops_the_command_and_keeps_what_it_said() {
     let limit = Duration::from_secs(30);
     let stage = stage("a", Limits { command: Some(limit), ..limits() }, Layout::Live);
     let runner = async |mut attempt: Attempt| {
-        attempt.running().await;
-        attempt.output(Stream::Stdout, b"begun".to_vec()).await;
-        attempt.stopped().await;
-        attempt.output(Stream::Stdout, b", stopped".to_vec()).await;
+        attempt.reporter.running().await;
+        attempt.reporter.output(Stream::Stdout, b"begun".to_vec()).await;
+        attempt.stop.asked().await;
+        attempt.reporter.output(Stream::Stdout, b", stopped".to_vec()).await;
         AttemptEnd::Signaled { signal: 15 }
     };
     let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), nobody())
@@ -171,7 +171,7 @@ async fn one_that_ignores_the_stop_is_dropped_after_the_grace() {
     let runner = |attempt: Attempt| {
         let alive = Alive::new(&alive);
         async move {
-            attempt.running().await;
+            attempt.reporter.running().await;
             std::future::pending::<()>().await;
             drop(alive);
             OK
@@ -195,10 +195,10 @@ async fn an_interrupt_stops_all_and_shows_what_there_is() {
     let runner = |mut attempt: Attempt| {
         let both = both.clone();
         async move {
-            attempt.running().await;
-            attempt.output(Stream::Stdout, b"half".to_vec()).await;
+            attempt.reporter.running().await;
+            attempt.reporter.output(Stream::Stdout, b"half".to_vec()).await;
             both.wait().await;
-            attempt.stopped().await;
+            attempt.stop.asked().await;
             AttemptEnd::Signaled { signal: 2 }
         }
     };
@@ -230,7 +230,7 @@ async fn a_second_interrupt_leaves_at_once_and_drops_all() {
         let (alive, begun, send) = (Alive::new(&alive), begun.clone(), send.clone());
         async move {
             begun.notify_one();
-            attempt.stopped().await;
+            attempt.stop.asked().await;
             send.send(Interrupt::Interrupted).await.unwrap(); // and never ends
             std::future::pending::<()>().await;
             drop(alive);
@@ -283,7 +283,7 @@ async fn a_paused_terminal_slows_hosts_down_and_does_not_hide_interrupts() {
         let (said, full) = (said.clone(), full.clone());
         async move {
             loop {
-                let next = attempt.output(Stream::Stdout, b"more\n".to_vec());
+                let next = attempt.reporter.output(Stream::Stdout, b"more\n".to_vec());
                 // It stops taking more when both queues are full; no progress for so long is far beyond a turn, and a
                 // slow machine that looks stuck only takes fewer.
                 if tokio::time::timeout(Duration::from_millis(300), next).await.is_err() {
@@ -320,7 +320,7 @@ async fn a_reader_that_has_gone_ends_the_run() {
     let stage = stage_on("a", limits(), Layout::Live, Box::new(Gone), Box::new(Page::default()));
     let runner = async |attempt: Attempt| -> AttemptEnd {
         loop {
-            attempt.output(Stream::Stdout, b"more\n".to_vec()).await;
+            attempt.reporter.output(Stream::Stdout, b"more\n".to_vec()).await;
         }
     };
     let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), nobody()).await;

@@ -26,9 +26,9 @@ fn job(line: &str) -> Job {
 async fn run(line: &str, code: fn(usize) -> u8) -> (Exit, String, String) {
     let (out, err) = (Page::default(), Page::default());
     let runner = move |attempt: Attempt| async move {
-        attempt.running().await;
+        attempt.reporter.running().await;
         let host = attempt.host.0;
-        attempt.output(Stream::Stdout, format!("{host}\n").into_bytes()).await;
+        attempt.reporter.output(Stream::Stdout, format!("{host}\n").into_bytes()).await;
         AttemptEnd::Exited { code: code(host) }
     };
     let interrupts = mpsc::channel(1).1;
