@@ -37,7 +37,7 @@ pub(crate) struct ConnectArgs {
         long = "connect-timeout",
         value_name = "TIME",
         alias = "connect_timeout",
-        default_value = "15",
+        default_value = "15s",
         value_parser = connect_limit
     )]
     pub(crate) connect_limit: Duration,

@@ -16,11 +16,14 @@ use super::taken::refuse;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit codes, the first that holds:
-  130, 143  interrupted                   6  halted, with some never started
-  2         usage, or no hosts matched    1  some command failed
-  70        a fault of farcall itself     0  all is well
-  4         a host was not reached        With one host, the code of its command;
-  3         a timeout, or a signal        with -S, the largest code of any.
+  130, 143  interrupted
+  2         usage, or no hosts matched
+  70        a fault of farcall itself
+  4         a host was unreachable, did not let us in, or could not start a worker
+  3         a command ran out of time, or died by a signal
+  1         some command failed
+  0         all is well
+With one host, it is the code of the command (128 and the number of a signal); with -S, the largest of all.
 
 Examples:
   farcall run -w local uname -a
@@ -30,6 +33,10 @@ Examples:
   cat motd | farcall run -a 'tee /etc/motd >/dev/null'
   farcall run -a --json uptime | jq -r 'select(.class!=\"ok\").host'")]
 pub(crate) struct RunArgs {
+    /// The command; its words are joined by spaces and read by a shell there, as with ssh
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+
     #[command(flatten)]
     pub(crate) hosts: HostArgs,
 
@@ -41,10 +48,6 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) show: ShowArgs,
-
-    /// The command; its words are joined by spaces and read by the login shell there
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    command: Vec<OsString>,
 }
 
 /// How to run it.

@@ -135,11 +135,7 @@ fn what_cannot_be_meant_is_refused() {
 
 #[test]
 fn a_command_that_is_not_there_is_not_in_the_help() {
-    let help = Cli::command().render_help().to_string();
-    let names: Vec<&str> = Cli::command()
-        .get_subcommands()
-        .map(|command| command.get_name().to_owned().leak() as &str)
-        .collect();
+    let names: Vec<String> =
+        Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
     assert_eq!(names, ["hosts"]);
-    assert!(!help.contains("run "), "{help}");
 }

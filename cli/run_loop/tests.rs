@@ -331,6 +331,32 @@ async fn a_reader_that_has_gone_ends_the_run() {
 }
 
 #[tokio::test]
+async fn what_is_said_after_the_result_is_not_shown() {
+    let stage = stage("a,b", limits(), Layout::Live);
+    let (hand_over, mut taken) = mpsc::channel(1);
+    let taken = Arc::new(Mutex::new(Some(async move { taken.recv().await.unwrap() })));
+    let runner = |attempt: Attempt| {
+        let (hand_over, taken) = (hand_over.clone(), taken.clone());
+        async move {
+            if attempt.host == HostId(0) {
+                hand_over.send(attempt.reporter).await.unwrap();
+                return OK;
+            }
+            let first = taken.lock().unwrap().take().unwrap();
+            let late: Reporter = first.await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await; // the first attempt returns
+            }
+            late.output(Stream::Stdout, b"late\n".to_vec()).await;
+            attempt.reporter.output(Stream::Stdout, b"in time\n".to_vec()).await;
+            OK
+        }
+    };
+    carry_out(stage.plan, stage.output, runner, nobody()).await.unwrap();
+    assert_eq!(stage.out.text(), "b: in time\n");
+}
+
+#[tokio::test]
 async fn a_panic_in_an_attempt_is_an_error_of_ours() {
     let stage = stage("a,b", limits(), Layout::Live);
     let runner = async |attempt: Attempt| -> AttemptEnd {

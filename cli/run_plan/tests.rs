@@ -238,22 +238,24 @@ fn one_that_does_not_stop_is_given_up_after_the_grace() {
 
 #[test]
 fn an_interrupt_stops_all_and_starts_nobody() {
-    let mut world = World::new(5, Limits { retries: 1, ..limits(4) });
+    let mut world = World::new(6, Limits { retries: 1, ..limits(5) });
     world.actions();
     world.runs(0);
-    world.ends(3, failed(FailureClass::Connect));
-    assert_eq!(world.starts(), [(4, 1)]);
-    world.ends(4, OK);
+    world.ends(4, failed(FailureClass::Connect));
+    assert_eq!(world.starts(), [(5, 1)]);
+    world.ends(5, OK);
     world.results();
     world.interrupt();
     let mut actions = world.actions();
     actions.retain(|action| !matches!(action, Action::Finish { .. }));
-    assert_eq!(actions, [0, 1, 2].map(|host| Action::Stop { host: HostId(host) }));
+    assert_eq!(actions, [0, 1, 2, 3].map(|host| Action::Stop { host: HostId(host) }));
     world.ends(0, AttemptEnd::Signaled { signal: 2 }); // was running
     world.ends(1, failed(FailureClass::Connect)); // was still connecting
     world.ends(2, OK); // had begun to run without our knowing yet
-    let expected = [(0, Outcome::Interrupted), (1, Outcome::NotStarted), (2, Outcome::Interrupted)];
-    assert_eq!(world.results(), expected);
+    world.runs(3); // the same, and we hear of it
+    world.ends(3, failed(FailureClass::Lost));
+    use Outcome::{Interrupted, NotStarted};
+    assert_eq!(world.results(), [(0, Interrupted), (1, NotStarted), (2, Interrupted), (3, Interrupted)]);
     assert!(world.plan.is_finished());
 }
 
