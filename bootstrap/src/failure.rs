@@ -90,7 +90,8 @@ pub(crate) fn describe(
             Class::Exec
         }
         Failure::Stage(error) => {
-            hint = remedy_of(error).or_else(|| remedy(&text, step, stage, artifact));
+            // What the system said goes deeper than what the dialogue knows.
+            hint = remedy(&text, step, stage, artifact).or_else(|| remedy_of(error));
             Class::Bootstrap
         }
     };

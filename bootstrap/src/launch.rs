@@ -65,9 +65,9 @@ impl fmt::Debug for Launched {
 /// How much is read at once.
 const CHUNK: usize = 16 << 10;
 
-/// How long a process that closed its output is waited for, to know how it ended. It is over already, or stays for
-/// reasons of its own.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a failed start is waited for, at each of three steps: until it ends by itself, until it is dead, until all it
+/// said has arrived. Most are over already.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Starts a worker at `target` and returns when it has said the greeting that `options` name.
 ///
@@ -214,18 +214,19 @@ impl<'a> Start<'a> {
     }
 
     async fn failed(mut self, failure: Failure) -> LaunchError {
-        // A process that goes on is of no use, and one that ended says how. With its input closed it has no reason to stay.
-        drop(self.started.writer);
-        if !matches!(failure, Failure::Stage(StageError::Ended)) {
-            self.started.process.kill();
+        // Without input and output it has no reason to stay, and time to clean up what was half delivered.
+        let Started { reader, mut writer, stderr, mut process } = self.started;
+        let _ = tokio::time::timeout(FAREWELL, writer.shutdown()).await;
+        drop((reader, writer));
+        let mut exit = tokio::time::timeout(FAREWELL, process.wait()).await.ok();
+        if exit.is_none() {
+            process.kill();
+            exit = tokio::time::timeout(FAREWELL, process.wait()).await.ok();
         }
-        let end = async {
-            let exit = self.started.process.wait().await;
-            self.started.stderr.closed().await;
-            exit
-        };
-        let exit = tokio::time::timeout(FAREWELL, end).await.ok().or(self.started.process.exit());
-        let stderr = self.started.stderr.tail();
+        // Others may hold it open.
+        let _ = tokio::time::timeout(FAREWELL, stderr.closed()).await;
+        let stderr = stderr.tail();
+        self.stage.handle_end(); // what was heard and not understood is evidence
         failure::describe(self.host, failure, exit, &self.stage, self.artifact.as_ref(), &stderr)
     }
 

@@ -84,9 +84,25 @@ pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
 const MEMORY: Resource = if cfg!(target_os = "linux") { Resource::Data } else { Resource::As };
 
 /// An ignored signal stays ignored through exec, unlike one with a handler.
+#[cfg(target_os = "linux")]
 fn default_signals() {
+    // The kernel's own form of the structure, all zero: the default action, no flags, nothing blocked. The C library
+    // would keep the two numbers from us that its threads use, which an ill-behaved parent may have ignored too.
+    let action = [0_u64; 8];
     for signal in 1..=64 {
-        // SAFETY: sets a disposition of the child alone; numbers that are no signals are refused without effect.
+        // SAFETY: reads `action`, which is longer than the kernel's structure, and sets a disposition of the child alone.
+        // Numbers that may not be set are refused without effect.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null_mut::<u64>(), 8)
+        };
+    }
+}
+
+/// An ignored signal stays ignored through exec, unlike one with a handler.
+#[cfg(not(target_os = "linux"))]
+fn default_signals() {
+    for signal in 1..32 {
+        // SAFETY: sets a disposition of the child alone; numbers that may not be set are refused without effect.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }

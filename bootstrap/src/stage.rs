@@ -141,6 +141,8 @@ pub(crate) struct Stage {
     environment: Option<String>,
     greeting: Vec<u8>,
     phase: Phase,
+    /// Whether anything came at all.
+    heard: bool,
     /// Bytes not yet understood. Before `run` at most a line, after it the worker's words.
     pending: Vec<u8>,
     /// The end of what was no message.
@@ -216,6 +218,7 @@ impl Stage {
             environment,
             greeting: options.greeting.clone(),
             phase,
+            heard: false,
             pending: Vec::new(),
             noise: Vec::new(),
             outgoing: None,
@@ -258,6 +261,7 @@ impl Stage {
 
     /// Takes what the far side printed, in pieces of any size.
     pub(crate) fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), StageError> {
+        self.heard |= !bytes.is_empty();
         self.pending.extend_from_slice(bytes);
         while self.phase < Phase::Greeting {
             let Some(at) = find(&self.pending, self.marker.as_bytes()) else {
@@ -289,7 +293,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The far side's output ended.
+    /// Nothing more comes from the far side. What came and was not understood counts as noise.
     pub(crate) fn handle_end(&mut self) -> StageError {
         let rest = self.pending.len();
         self.drop_noise(rest);
@@ -328,7 +332,7 @@ impl Stage {
     /// Where on the way it is.
     pub(crate) fn step(&self) -> Step {
         match self.phase {
-            Phase::Probing if self.pending.is_empty() && self.noise.is_empty() => Step::Start,
+            Phase::Probing if !self.heard => Step::Start,
             Phase::Probing => Step::Probe,
             Phase::FindingImage | Phase::Looking | Phase::Preparing => Step::Deliver,
             Phase::Offered | Phase::Delivering | Phase::Delivered => Step::Deliver,

@@ -62,7 +62,7 @@ busy() {
   return 1; };
 # Removes what cut deliveries left, and all versions but the latest.
 tidy() {
-  find "$d" -type f -name ".[nx]*-*" -mmin +60 -exec rm -f {} +;
+  find "$d" -type f -name ".[nx]-*" -mmin +60 -exec rm -f {} +;
   i=0;
   for o in $(ls -t "$d"); do
     case $o in farcall-*) i=$((i+1)); [ $i -le 4 ] || busy "$d/$o" || rm -f "$d/$o";; esac;
@@ -82,7 +82,7 @@ take() {
   runs || { w="$w $d=no-execution"; return 1; };
   name;
   for i in 1 2; do
-    g=$d/.n$i-$A;
+    g=$d/.n-$A;
     say need $Z $L $p;
     read -r x l r || exit 1;
     say go;
@@ -91,13 +91,14 @@ take() {
       cat >/dev/null; };
     if sum "$g"; then
       chmod 700 "$g" && K=kept && if [ "$t" ]; then f=$g; return; fi;
+      [ -d "$f" ] && break;
       mv -f "$g" "$f" && { g=; tidy >/dev/null 2>&1; return 0; };
     else
       [ "$h" ] || [ $(wc -c <"$g") -ne "$r" ] || { chmod 700 "$g"; f=$g t=1 K=kept; return; };
     fi;
-    rm -f "$g";
     [ $x = gz ] || break;
   done;
+  rm -f "$g";
   w="$w $d=damaged";
   return 1; };
 # Takes back what was made.

@@ -225,6 +225,7 @@ impl Worker {
         written.expect("it listens");
         read.expect("it speaks");
         assert!(heard == bytes, "what passes is unchanged");
+        writer.shutdown().await.expect("told");
         drop(writer);
         assert_eq!(process.wait().await, Exit::Code(0));
     }
