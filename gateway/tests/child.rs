@@ -496,8 +496,10 @@ fn output_held_open_by_a_chatterer_is_cut() {
 
 fn late_reader_misses_nothing_of_a_cut_output() {
     block_on(async {
-        let mut running = shell("sleep 1000 & echo $! >&2; head -c 50000 /dev/zero").spawn().expect("start");
+        let script = "sleep 1000 & echo $! >&2; read line; head -c 50000 /dev/zero";
+        let mut running = shell(script).stdin(Input::Piped).spawn().expect("start");
         let Some(Event::Stderr(left)) = running.next().await.expect("an event") else { panic!("no number") };
+        drop(running.stdin());
         let left = Pid::from_raw(text(&left).trim().parse().expect("a number")).expect("a pid");
         // Nothing runs on this runtime meanwhile: it hears of end and output only when the time is over.
         assert!(program::ends(Pid::from_raw(running.pid().cast_signed()).expect("a pid"), SOON));

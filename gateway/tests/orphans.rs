@@ -315,6 +315,20 @@ fn kill(pid: Pid, signal: Signal) {
 }
 
 impl Worker {
+    /// Waits until the guardians have let go of what they do not need, which they do after a few milliseconds.
+    fn tidy(&self) {
+        let end = Instant::now() + SWEEP * 5;
+        for guardian in [self.launched.pid(), self.inner] {
+            let first = format!("/proc/{}/fd/1", guardian.as_raw_nonzero());
+            while std::fs::read_link(&first).ok().is_none_or(|target| target.to_str() != Some("/dev/null"))
+                || stat(guardian).is_none_or(|fields| fields[0] != "S")
+            {
+                assert!(Instant::now() < end, "a guardian holds on to the output");
+                std::thread::yield_now();
+            }
+        }
+    }
+
     /// Waits until everything is gone, and says how long that took.
     fn gone_within(&mut self, what: &str, bound: Duration) -> Duration {
         let begin = Instant::now();
@@ -489,6 +503,7 @@ fn those_left_behind_are_asked_first_if_so_told() {
 
 fn guardians_do_not_hold_the_output() {
     let mut worker = start("twice", "read", &["stubborn"]);
+    worker.tidy();
     // Stopped, so that they cannot clean up: the end must be seen all the same.
     kill(worker.inner, Signal::STOP);
     kill(worker.launched.pid(), Signal::STOP);
@@ -501,6 +516,7 @@ fn guardians_do_not_hold_the_output() {
 
 fn guardians_are_small_and_hold_only_what_they_watch() {
     let worker = start("twice", "read", &[]);
+    worker.tidy();
     for (guardian, watched) in [(worker.launched.pid(), 2), (worker.inner, 4)] {
         let mut open = Vec::new();
         for entry in
@@ -553,15 +569,12 @@ fn children(of: i32) -> Vec<i32> {
 fn worker_leads_its_own_group() {
     let worker = start("twice", "read", &[]);
     let of = |pid| stat(pid).expect("alive");
-    // After the state come the parent, the group and the session.
-    let (me, inner) = (of(worker.worker), of(worker.inner));
+    // After the state come the parent, the group, the session and the terminal.
+    let (me, inner, outer) = (of(worker.worker), of(worker.inner), of(worker.launched.pid()));
     assert_eq!(me[2], worker.worker.as_raw_nonzero().to_string());
-    assert_eq!(
-        me[3],
-        worker.inner.as_raw_nonzero().to_string(),
-        "a session that only the guardian's family shares"
-    );
     assert_eq!(inner[2], worker.inner.as_raw_nonzero().to_string());
+    assert_eq!(outer[2], worker.launched.pid().as_raw_nonzero().to_string());
+    assert_eq!(me[4], "0", "no terminal");
 }
 
 fn second_thread_is_refused() {

@@ -23,6 +23,9 @@ const OUTER_MARGIN: Duration = Duration::from_secs(2);
 /// A timer that fires this late was asleep with the whole machine, or stopped.
 const LATE: Duration = Duration::from_secs(1);
 
+/// How long a guardian leaves the processor to the worker before it tidies up after the fork.
+const HEAD_START: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+
 /// One page that the worker and its guardians share. Times are milliseconds, of the clock of [`now_ms`].
 #[repr(C)]
 #[derive(Debug)]
@@ -89,6 +92,8 @@ pub(super) struct Guardian {
     pub(super) name: &'static std::ffi::CStr,
     pub(super) child: Pid,
     pub(super) outer: bool,
+    /// Groups of whoever launched us.
+    pub(super) outside: [Option<Pid>; 3],
     /// A duplicate of the worker's input.
     pub(super) input: Option<OwnedFd>,
     /// The link to the outer guardian.
@@ -117,9 +122,11 @@ impl Guardian {
             let _ = kill_process(self.child, Signal::KILL);
             die_by(libc::SIGKILL)
         };
+        // The worker's first steps matter more than ours, and on a busy machine both compete. Its end wakes us.
+        let _ = poll(&mut [PollFd::new(&signals, PollFlags::IN)], Some(&HEAD_START));
         self.let_go_of_everything_else(&signals);
 
-        let mut below = Below::new(Some(self.child), Some(&signals));
+        let mut below = Below::new(Some(self.child), Some(&signals), self.outside);
         let mut clock =
             Clock { shared, ending: None, margin: if self.outer { OUTER_MARGIN } else { Duration::ZERO } };
         let mut due: Option<Instant> = None;

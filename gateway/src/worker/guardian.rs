@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! outer guardian   the process that was launched; repeats the worker's exit status or signal as its own
-//! └ inner guardian watches the worker and the worker's input; the leader of a session of its own
-//!   └ worker       returns from start(); the leader of a process group of its own
+//! └ inner guardian watches the worker and the worker's input
+//!   └ worker       returns from start(); the leader of a process group of its own, without a terminal
 //!     └ whatever it starts, daemons included
 //! ```
 //!

@@ -1,13 +1,14 @@
 //! Forking the guardians of Linux, and the worker's side of them.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, kill_process, set_child_subreaper, setpgid, setsid};
+use rustix::process::{
+    Pid, Signal, getpgid, getpgrp, getpid, getppid, kill_process, set_child_subreaper, setpgid,
+};
 
 use super::super::guard::{Guardian, Shared};
 use super::super::signals::{SignalFd, SignalSet, stop_ignoring};
@@ -24,7 +25,7 @@ const WATCHED: [Signal; 7] =
 #[derive(Debug)]
 pub struct Guarded {
     shared: &'static Shared,
-    /// Held open so that the guardian's end tells the watching thread, and ours the guardian.
+    /// To knock at.
     link: OwnedFd,
 }
 
@@ -67,19 +68,32 @@ pub fn start(options: &Options) -> Result<Guarded, StartError> {
     let mask = watched.install();
     let started = fork_guardians(options, shared, &watched);
     mask.install();
-    let link = started?;
+    let worker = started?;
 
     // Leads its own group, so that signals to the group of whoever launched us do not reach it. Cannot fail: a process
     // that was just forked leads nothing.
     let _ = setpgid(None, None);
+    leave_terminal();
     stop_ignoring();
-    let watch = link.try_clone().map_err(failed("watch the guardian"))?;
-    std::thread::Builder::new()
-        .name("guardian-watch".to_owned())
-        .stack_size(64 * 1024)
-        .spawn(move || outlive_no_guardian(&watch))
-        .map_err(failed("watch the guardian"))?;
-    Ok(Guarded { shared, link })
+    outlive_no_guardian(worker.guardian);
+    Ok(Guarded { shared, link: worker.link })
+}
+
+/// What the worker has of its guardian.
+struct Forked {
+    link: OwnedFd,
+    guardian: Pid,
+}
+
+/// Lets go of the controlling terminal, if there is one: nothing below shall ask there for passwords, or be stopped
+/// for reading in the background. A session of its own would do that too, but costs more than the fork where the
+/// scheduler gives every session a group.
+fn leave_terminal() {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    if let Ok(terminal) = rustix::fs::open(c"/dev/tty", flags, rustix::fs::Mode::empty()) {
+        // SAFETY: takes no argument; the process was just forked and leads no session, so only it is affected.
+        unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) };
+    }
 }
 
 fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StartError {
@@ -88,7 +102,10 @@ fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StartErr
 
 /// The threads of this process, or one where `/proc` is missing and cannot tell.
 fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+    use std::os::unix::fs::MetadataExt;
+    // A directory has a link from its parent, one from itself, and one from each directory in it: here, a thread.
+    std::fs::metadata("/proc/self/task")
+        .map_or(1, |task| usize::try_from(task.nlink().saturating_sub(2)).unwrap_or(1))
 }
 
 /// Returns the link to the guardian in the worker, or what failed in whichever process it failed. The guardians
@@ -97,9 +114,11 @@ fn fork_guardians(
     options: &Options,
     shared: &'static Shared,
     watched: &SignalSet,
-) -> Result<OwnedFd, StartError> {
+) -> Result<Forked, StartError> {
     set_child_subreaper(Some(Pid::INIT)).map_err(failed("become the parent of orphans"))?;
     let mut outer = None;
+    let launcher = getppid().and_then(|launcher| getpgid(Some(launcher)).ok());
+    let mut outside = [Some(getpgrp()), launcher, None];
     if options.doubled {
         let (above, below) = link()?;
         match fork()? {
@@ -110,6 +129,7 @@ fn fork_guardians(
                     name: c"farcall-outer",
                     child: inner,
                     outer: true,
+                    outside,
                     input: None,
                     above: None,
                     below: above,
@@ -120,16 +140,15 @@ fn fork_guardians(
             None => {
                 drop(above);
                 outer = Some(below);
+                outside[2] = getppid();
                 // Subreaping is not inherited.
                 set_child_subreaper(Some(Pid::INIT)).map_err(failed("become the parent of orphans"))?;
             }
         }
     }
-    // A session of its own: every group below is then one of ours, and no terminal's signal gets in. A guardian that
-    // was launched as the leader of a group cannot have one, and at least leads a group.
-    if setsid().is_err() {
-        let _ = setpgid(None, None);
-    }
+    // A group of its own, which the groups below cannot be mistaken for. The leader of a session has one already.
+    let _ = setpgid(None, None);
+    let myself = getpid();
     let (guardian, worker) = link()?;
     match fork()? {
         Some(child) => {
@@ -142,6 +161,7 @@ fn fork_guardians(
                 name: c"farcall-guard",
                 child,
                 outer: false,
+                outside,
                 input,
                 above: outer,
                 below: guardian,
@@ -149,7 +169,7 @@ fn fork_guardians(
             }
             .run(signals, shared)
         }
-        None => Ok(worker),
+        None => Ok(Forked { link: worker, guardian: myself }),
     }
 }
 
@@ -212,20 +232,40 @@ impl Lease {
     }
 }
 
-/// The last resort, in a thread of the worker: when the guardian is gone, kills what is still below, then itself. A
-/// thread, because it must act whatever the other threads do.
-fn outlive_no_guardian(link: &OwnedFd) {
-    loop {
-        let mut fds = [PollFd::new(link, PollFlags::RDHUP)];
-        match poll(&mut fds, None) {
-            Ok(_) if fds[0].revents().intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR) => break,
-            Ok(_) | Err(Errno::INTR) => {}
-            // Polling one valid descriptor fails for want of kernel memory only; better unwatched than dead.
-            Err(_) => return,
-        }
+/// The last resort: when the guardian is gone, the worker kills what is still below it, then itself.
+///
+/// By a signal that the kernel sends at the guardian's death: it interrupts whatever the threads are doing, costs
+/// nothing until then, and leaves the worker with one thread.
+fn outlive_no_guardian(guardian: Pid) {
+    GUARDIAN.store(guardian.as_raw_nonzero().get(), Relaxed);
+    let signal = libc::SIGRTMIN() + DEATH_OF_GUARDIAN;
+    // SAFETY: the action is zeroed, which is valid, and its handler makes system calls only.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = guardian_died as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        libc::prctl(libc::PR_SET_PDEATHSIG, signal);
+    }
+    // It may have died before that.
+    guardian_died(signal);
+}
+
+/// The signal, counted from the first real-time signal that the C library leaves to programs. Nothing known uses it.
+const DEATH_OF_GUARDIAN: i32 = 13;
+
+/// The guardian's number, for the handler.
+static GUARDIAN: AtomicI32 = AtomicI32::new(0);
+
+/// Allocates nothing, takes no lock, and leaves `errno` alone: the calls are made directly, not through the C library.
+extern "C" fn guardian_died(_signal: libc::c_int) {
+    let guardian = Pid::from_raw(GUARDIAN.load(Relaxed));
+    if getppid() == guardian {
+        // Somebody else's signal, or none.
+        return;
     }
     // Whoever loses its parent while this goes on shall come here and not escape.
     let _ = set_child_subreaper(Some(Pid::INIT));
-    Below::new(None, None).end(Duration::from_secs(1));
-    let _ = kill_process(rustix::process::getpid(), Signal::KILL);
+    Below::new(None, None, [None; 3]).end(Duration::from_secs(1));
+    let _ = kill_process(getpid(), Signal::KILL);
 }

@@ -26,14 +26,15 @@ use rustix::process::{
 use super::signals::SignalFd;
 
 /// How many processes one round looks at. What exceeds it is met in a later round, when these are gone.
-const ROUND: usize = 4096;
+const ROUND: usize = 1024;
 
 /// Rounds that only stop, so that the killing meets a frozen tree.
 const FREEZING_ROUNDS: u32 = 2;
 
 /// The sweeper's view of what is below it. Allocates nothing: memory may be what ran out.
 pub(super) struct Below<'a> {
-    own_group: Pid,
+    /// Groups that are never signalled as such: whoever is below and in one of these has joined strangers.
+    spared: [Option<Pid>; 4],
     myself: Pid,
     proc_dir: Option<OwnedFd>,
     source: Source,
@@ -57,20 +58,18 @@ enum Source {
     Nothing,
 }
 
-/// What one round met.
-#[derive(Default)]
-struct Round {
-    signalled: usize,
-    refused: usize,
-}
-
 impl<'a> Below<'a> {
-    pub(super) fn new(watched: Option<Pid>, signals: Option<&'a SignalFd>) -> Self {
+    /// `outside`: groups that somebody below could have joined, and that are not ours to end.
+    pub(super) fn new(
+        watched: Option<Pid>,
+        signals: Option<&'a SignalFd>,
+        outside: [Option<Pid>; 3],
+    ) -> Self {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let proc_dir = openat(CWD, c"/proc", flags, Mode::empty()).ok();
         let myself = getpid();
         let mut below = Self {
-            own_group: getpgrp(),
+            spared: [Some(getpgrp()), outside[0], outside[1], outside[2]],
             myself,
             proc_dir,
             source: Source::Nothing,
@@ -122,7 +121,7 @@ impl<'a> Below<'a> {
 
     /// Kills everything below until nothing is left, for at most `limit`. True if nothing is left.
     ///
-    /// Gives up sooner, after a second, where all that is left refuses our signals: processes of other users.
+    /// Gives up sooner, after a second, where nothing that is left takes our signals: processes of other users.
     pub(super) fn end(&mut self, limit: Duration) -> bool {
         let begin = Instant::now();
         let mut rounds = 0u32;
@@ -134,7 +133,7 @@ impl<'a> Below<'a> {
                 continue;
             }
             let spent = begin.elapsed();
-            if spent >= limit || (met.signalled == 0 && met.refused > 0 && spent >= Duration::from_secs(1)) {
+            if spent >= limit || (met == 0 && spent >= Duration::from_secs(1)) {
                 return !self.reap();
             }
             // A death below is announced by SIGCHLD where signals are watched; otherwise, and for deaths further
@@ -158,17 +157,20 @@ impl<'a> Below<'a> {
         }
     }
 
-    /// Sends `signal` to everything found below, parents before children.
-    fn round(&mut self, signal: Signal) -> Round {
-        let mut met = Round::default();
+    /// Sends `signal` to everything found below, parents before children. Returns how many took it.
+    fn round(&mut self, signal: Signal) -> usize {
+        let mut met = 0;
         self.len = 0;
         self.find_children(self.myself);
         let direct = self.len;
-        if direct == 0
+        if matches!(self.source, Source::Nothing)
             && let Some(watched) = self.watched
-            && self.status.is_none()
         {
-            self.push(watched);
+            // Its group may outlive it. Should nobody be left in it, then its number is hardly another's so soon.
+            let _ = kill_process_group(watched, signal);
+            if self.status.is_none() {
+                self.push(watched);
+            }
         }
         let mut next = 0;
         while next < self.len {
@@ -176,17 +178,13 @@ impl<'a> Below<'a> {
             if matches!(self.source, Source::ChildrenFiles) {
                 self.find_children(pid);
             }
-            if next < direct.max(1)
+            if next < direct
                 && let Ok(group) = getpgid(Some(pid))
-                && group != self.own_group
+                && !self.spared.contains(&Some(group))
             {
                 let _ = kill_process_group(group, signal);
             }
-            match kill_process(pid, signal) {
-                Ok(()) => met.signalled += 1,
-                Err(Errno::PERM) => met.refused += 1,
-                Err(_) => {}
-            }
+            met += usize::from(kill_process(pid, signal).is_ok());
             next += 1;
         }
         met
