@@ -15,7 +15,7 @@ pub(crate) struct ConnectArgs {
     #[arg(short = 'l', long = "user", value_name = "USER", aliases = ["login", "remote-user"])]
     pub(crate) user: Option<String>,
 
-    /// Connect through these hosts, one after another: [user@]host[:port],…
+    /// Connect through these hosts, one after another: user@host:port,host2
     #[arg(short = 'J', long = "jump", value_name = "HOST")]
     pub(crate) jump: Option<String>,
 
