@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-use rustix::process::{Pid, Signal, WaitStatus, kill_process, setpgid};
+use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
 use super::guardian::Options;
 use super::signals::{SignalFd, die_by};
@@ -113,10 +113,6 @@ enum Next {
 impl Guardian {
     pub(super) fn run(mut self, signals: io::Result<SignalFd>, shared: &'static Shared) -> ! {
         let _ = rustix::thread::set_name(self.name);
-        if self.outer {
-            // Out of the terminal's foreground group. The leader of a session stays where it is.
-            let _ = setpgid(None, None);
-        }
         let Ok(signals) = signals else {
             // Blind, it cannot guard. Ending makes the worker end too.
             let _ = kill_process(self.child, Signal::KILL);

@@ -56,7 +56,7 @@ impl Default for Options {
     }
 }
 
-/// Why no guardian could be started. The process is as it was before.
+/// Why no guardian could be started. The process can go on, unguarded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {

@@ -39,8 +39,8 @@ pub struct Lease {
 /// Forks the guardians; returns in the worker, which is a new process.
 ///
 /// Must be called before any thread exists and before descriptor 0 is moved: the inner guardian watches a duplicate
-/// of it. The guardians keep nothing else open, so the worker's output ends with the worker (where input and output
-/// are one socket: as soon as the inner guardian has noticed the worker's end).
+/// of it. A few milliseconds later the guardians have closed everything else, so the worker's output ends with the
+/// worker (where input and output are one socket: as soon as the inner guardian has noticed the worker's end).
 ///
 /// In the worker, signals that the launching side had ignored have their default action again, except SIGPIPE.
 ///
@@ -119,6 +119,8 @@ fn fork_guardians(
     let mut outer = None;
     let launcher = getppid().and_then(|launcher| getpgid(Some(launcher)).ok());
     let mut outside = [Some(getpgrp()), launcher, None];
+    // Out of the terminal's foreground group. The leader of a session stays where it is.
+    let _ = setpgid(None, None);
     if options.doubled {
         let (above, below) = link()?;
         match fork()? {
