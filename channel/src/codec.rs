@@ -35,7 +35,12 @@ pub trait Codec<T> {
     /// Reads a value from a whole message. After an error the message is gone and the channel is usable.
     fn decode(message: &[u8]) -> Result<T, CodecError>;
 
-    /// The encoding as shared bytes, for values that already are; then [`encode`](Self::encode) is not called.
+    /// The encoding, for values that are their own; then [`encode`](Self::encode) is not called.
+    fn as_bytes(_value: &T) -> Option<&[u8]> {
+        None
+    }
+
+    /// The encoding as shared bytes, for large values that already are.
     fn encode_shared(_value: &T) -> Option<Bytes> {
         None
     }
@@ -58,7 +63,7 @@ pub enum Raw {}
 pub type Value = ciborium::Value;
 
 /// Strings up to this size are read without an intermediate copy.
-const SCRATCH: usize = 512;
+const SCRATCH: usize = 256;
 
 impl<T: Serialize + DeserializeOwned> Codec<T> for Cbor {
     #[inline]
@@ -85,6 +90,10 @@ impl Codec<Bytes> for Raw {
     }
 
     #[inline]
+    fn as_bytes(value: &Bytes) -> Option<&[u8]> {
+        Some(value)
+    }
+
     fn encode_shared(value: &Bytes) -> Option<Bytes> {
         Some(value.clone())
     }
@@ -99,6 +108,11 @@ impl Codec<Vec<u8>> for Raw {
     fn encode(value: &Vec<u8>, out: &mut Vec<u8>) -> Result<(), CodecError> {
         out.extend_from_slice(value);
         Ok(())
+    }
+
+    #[inline]
+    fn as_bytes(value: &Vec<u8>) -> Option<&[u8]> {
+        Some(value)
     }
 
     #[inline]

@@ -276,6 +276,16 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// The payload of a whole `DATA` of this channel at the start of `input`, with the frame's length; `None` for anything
+    /// else.
+    #[inline]
+    pub(crate) fn small_data(input: &'a [u8], id: u64) -> Option<(&'a [u8], usize)> {
+        let header = Header::decode(input)?;
+        let end = HEADER_LEN + header.payload_len();
+        let expected = header.kind == DATA && header.flags == 0 && header.id == id;
+        if expected { Some((input.get(HEADER_LEN..end)?, end)) } else { None }
+    }
+
     /// Interprets `payload` as what `header` says. For a part of a longer message the payload may be cut short.
     #[inline]
     pub fn from_parts(header: Header, payload: &'a [u8]) -> Result<Frame<'a>, FrameError> {

@@ -58,39 +58,43 @@ impl Queue {
 
     #[inline]
     pub(crate) fn push(&mut self, payload: Payload<'_>) {
-        match payload {
-            Payload::Shared(bytes) if bytes.len() >= LARGE => {
-                self.make_room(PREFIX);
-                self.records.extend_from_slice(&(bytes.len() as u32 | LARGE_BIT).to_ne_bytes());
-                self.large.get_or_insert_default().push_back(bytes);
-            }
-            Payload::Slice(slice) if slice.len() >= LARGE => {
-                self.push(Payload::Shared(Bytes::copy_from_slice(slice)));
-            }
-            payload => {
-                let slice = payload.as_slice();
-                self.make_room(PREFIX + slice.len());
-                self.records.extend_from_slice(&(slice.len() as u32).to_ne_bytes());
-                self.records.extend_from_slice(slice);
-            }
+        let slice = payload.as_slice();
+        let len = slice.len();
+        if len >= LARGE {
+            self.push_large(match payload {
+                Payload::Shared(bytes) => bytes,
+                Payload::Slice(slice) => Bytes::copy_from_slice(slice),
+            });
+            return;
         }
+        self.make_room(PREFIX + len);
+        self.records.extend_from_slice(&(len as u32).to_ne_bytes());
+        self.records.extend_from_slice(slice);
     }
 
-    /// Moves the records to the front when that is cheap, rather than growing without end behind a queue that is never
-    /// quite empty.
+    #[cold]
+    fn push_large(&mut self, bytes: Bytes) {
+        self.make_room(PREFIX);
+        self.records.extend_from_slice(&(bytes.len() as u32 | LARGE_BIT).to_ne_bytes());
+        self.large.get_or_insert_default().push_back(bytes);
+    }
+
+    /// Makes room for so many bytes; by moving the records to the front where that is cheap, rather than growing without
+    /// end behind a queue that is never quite empty.
     #[inline]
     fn make_room(&mut self, more: usize) {
-        if self.records.capacity() - self.records.len() < more && self.start > 0 {
-            self.compact();
+        if self.records.capacity() - self.records.len() < more {
+            self.find_room(more);
         }
     }
 
     #[cold]
-    fn compact(&mut self) {
-        if self.start * 2 >= self.records.len() {
+    fn find_room(&mut self, more: usize) {
+        if self.start > 0 && self.start * 2 >= self.records.len() {
             self.records.drain(..self.start);
             self.start = 0;
         }
+        self.records.reserve(more);
     }
 
     #[inline]
@@ -152,6 +156,20 @@ impl Queue {
             self.records.clear();
             self.start = 0;
         }
+    }
+
+    /// Removes the first message and hands it to `take`, if it is small and costs no more than `credit`; returns its length.
+    #[inline]
+    pub(crate) fn pop_small(&mut self, credit: u64, take: impl FnOnce(&[u8])) -> Option<usize> {
+        let prefix = self.prefix()?;
+        let len = prefix as usize;
+        if prefix & LARGE_BIT != 0 || crate::flow::cost(len) > credit {
+            return None;
+        }
+        let begin = self.start + PREFIX;
+        take(&self.records[begin..begin + len]);
+        self.advance(PREFIX + len);
+        Some(len)
     }
 
     /// Removes the first message as shared bytes.

@@ -1,6 +1,6 @@
 //! The sending end of a channel.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -15,14 +15,14 @@ use crate::driver::Shared;
 use crate::ends;
 use crate::error::{ClosedError, CodecError, SendError, SendTimeoutError, TrySendError};
 use crate::mux::{Key, SendFault, Sent};
-use crate::queue::Payload;
+use crate::queue::{LARGE, Payload};
 use crate::sync::Arc;
 
 /// An encoding of at least this size is moved rather than copied.
 const MOVE: usize = 16 * 1024;
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// The sending end of a channel of `T`s.
@@ -47,13 +47,6 @@ impl Drop for SendEnd {
     fn drop(&mut self) {
         self.shared.with(|state| state.mux.release_sender(self.key));
     }
-}
-
-/// A message ready to be taken.
-enum Encoded {
-    /// In the thread's scratch buffer.
-    Scratch(Vec<u8>),
-    Shared(Bytes),
 }
 
 /// A message that waits for room. Dropping it takes it back.
@@ -123,8 +116,8 @@ enum Attempt {
     Taken,
     /// No room; the encoding is kept.
     Full(Bytes, Vec<Key>, Option<u32>),
-    /// Others should run first.
-    Greedy(Encoded, Vec<Key>),
+    /// Not offered: others should run first.
+    Greedy,
 }
 
 impl<T, C: Codec<T>> Sender<T, C> {
@@ -132,27 +125,31 @@ impl<T, C: Codec<T>> Sender<T, C> {
         Sender { end, _types: PhantomData }
     }
 
+    /// Encodes the value and offers it.
     #[inline]
-    fn encode(&self, value: &T) -> Result<(Encoded, Vec<Key>), SendError> {
-        if let Some(shared) = C::encode_shared(value) {
-            return Ok((Encoded::Shared(shared), Vec::new()));
+    fn attempt(&self, value: &T, may_yield: bool) -> Result<Attempt, SendError> {
+        if let Some(bytes) = C::as_bytes(value) {
+            if bytes.len() < LARGE {
+                return self.offer(Payload::Slice(bytes), Vec::new(), may_yield);
+            }
+            if let Some(shared) = C::encode_shared(value) {
+                return self.offer(Payload::Shared(shared), Vec::new(), may_yield);
+            }
         }
-        let mut buffer = SCRATCH.with(|scratch| scratch.take());
+        let mut buffer = SCRATCH.take();
         buffer.clear();
-        let ((), ends) =
-            ends::encoding(&self.end.shared, || C::encode(value, &mut buffer)).map_err(SendError::Codec)?;
+        let encoded = ends::encoding(&self.end.shared, || C::encode(value, &mut buffer));
+        let ((), ends) = encoded.map_err(SendError::Codec)?;
         if buffer.len() >= MOVE {
-            return Ok((Encoded::Shared(buffer.into()), ends));
+            return self.offer(Payload::Shared(buffer.into()), ends, may_yield);
         }
-        Ok((Encoded::Scratch(buffer), ends))
+        let attempt = self.offer(Payload::Slice(&buffer), ends, may_yield);
+        SCRATCH.set(buffer);
+        attempt
     }
 
     #[inline]
-    fn attempt(&self, encoded: Encoded, ends: Vec<Key>, may_yield: bool) -> Result<Attempt, SendError> {
-        let payload = match &encoded {
-            Encoded::Scratch(buffer) => Payload::Slice(buffer),
-            Encoded::Shared(bytes) => Payload::Shared(bytes.clone()),
-        };
+    fn offer(&self, payload: Payload<'_>, ends: Vec<Key>, may_yield: bool) -> Result<Attempt, SendError> {
         let len = payload.len();
         let sent = self.end.shared.with_send(|state| {
             if may_yield && state.is_greedy(len) {
@@ -160,25 +157,18 @@ impl<T, C: Codec<T>> Sender<T, C> {
             }
             Some(state.mux.send(self.end.key, &payload, &ends, None))
         });
-        let sent = match sent {
-            None => return Ok(Attempt::Greedy(encoded, ends)),
-            Some(sent) => sent.map_err(|fault| send_error(fault, len)),
-        };
-        let attempt = match sent {
-            Ok(Sent::Wait(ticket)) => {
-                let payload = match encoded {
-                    Encoded::Scratch(buffer) => buffer.into(),
-                    Encoded::Shared(bytes) => bytes,
+        match sent {
+            Some(Ok(Sent::Taken)) => Ok(Attempt::Taken),
+            None => Ok(Attempt::Greedy),
+            Some(Ok(Sent::Wait(ticket))) => {
+                let payload = match payload {
+                    Payload::Slice(slice) => Bytes::copy_from_slice(slice),
+                    Payload::Shared(bytes) => bytes,
                 };
-                return Ok(Attempt::Full(payload, ends, ticket));
+                Ok(Attempt::Full(payload, ends, ticket))
             }
-            Ok(Sent::Taken) => Ok(Attempt::Taken),
-            Err(error) => Err(error),
-        };
-        if let Encoded::Scratch(buffer) = encoded {
-            SCRATCH.with(|scratch| *scratch.borrow_mut() = buffer);
+            Some(Err(fault)) => Err(send_error(fault, len)),
         }
-        attempt
     }
 
     /// Sends a message: waits until there is room on the channel, at most for as long as the peer does not read.
@@ -188,19 +178,12 @@ impl<T, C: Codec<T>> Sender<T, C> {
     ///
     /// Cancel safety: a dropped `send` has sent nothing. The value is lost.
     pub async fn send(&self, value: T) -> Result<(), SendError> {
-        let (mut encoded, mut ends) = self.encode(&value)?;
-        let mut may_yield = true;
-        let (payload, ends, ticket) = loop {
-            match self.attempt(encoded, ends, may_yield)? {
-                Attempt::Taken => return Ok(()),
-                Attempt::Full(payload, ends, ticket) => break (payload, ends, ticket),
-                Attempt::Greedy(again, kept) => {
-                    (encoded, ends) = (again, kept);
-                    may_yield = false;
-                    tokio::task::yield_now().await;
-                }
-            }
-        };
+        let mut attempt = self.attempt(&value, true)?;
+        if let Attempt::Greedy = attempt {
+            tokio::task::yield_now().await;
+            attempt = self.attempt(&value, false)?;
+        }
+        let Attempt::Full(payload, ends, ticket) = attempt else { return Ok(()) };
         let mut pending = Pending { end: &self.end, payload, ends, ticket, since: Instant::now() };
         let sent = poll_fn(|cx| pending.poll(cx)).await;
         drop(pending);
@@ -211,8 +194,7 @@ impl<T, C: Codec<T>> Sender<T, C> {
 
     /// Sends a message if there is room now. One that is longer than the channel's window needs [`send`](Self::send).
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
-        let attempt = self.encode(&value).and_then(|(encoded, ends)| self.attempt(encoded, ends, false));
-        match attempt {
+        match self.attempt(&value, false) {
             Ok(Attempt::Taken) => Ok(()),
             Ok(Attempt::Full(_, _, ticket)) => {
                 if let Some(ticket) = ticket {
@@ -220,7 +202,7 @@ impl<T, C: Codec<T>> Sender<T, C> {
                 }
                 Err(TrySendError::Full(value))
             }
-            Ok(Attempt::Greedy(..)) => Err(TrySendError::Full(value)),
+            Ok(Attempt::Greedy) => Err(TrySendError::Full(value)),
             Err(error) => Err(TrySendError::Failed(error)),
         }
     }

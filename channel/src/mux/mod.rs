@@ -245,6 +245,7 @@ pub struct Mux {
     next_generation: u32,
 
     hello_owed: bool,
+    hello_sent: bool,
     goaway_owed: bool,
     /// This side accepts no more channels, or the peer does not.
     draining: bool,
@@ -257,6 +258,8 @@ pub struct Mux {
     ready: VecDeque<Key>,
 
     accepts: VecDeque<Key>,
+    /// Ends that came in messages, were not claimed, and have ended for the peer.
+    unclaimed: VecDeque<Key>,
     events: VecDeque<Event>,
     /// The part of a longer message whose payload is coming in: its channel and the bytes that are to come.
     part: Option<(u64, usize)>,
@@ -289,6 +292,7 @@ impl Mux {
             next_ticket: 0,
             next_generation: 0,
             hello_owed: role == Role::Worker,
+            hello_sent: false,
             goaway_owed: false,
             draining: false,
             peer_draining: false,
@@ -298,6 +302,7 @@ impl Mux {
             controls: VecDeque::new(),
             ready: VecDeque::new(),
             accepts: VecDeque::new(),
+            unclaimed: VecDeque::new(),
             events: VecDeque::new(),
             part: None,
             assembly_free: config.assembly_budget,
@@ -421,7 +426,13 @@ impl Mux {
 
     /// The next channel that the peer opened, with its request and the directions `(sends, receives)` of this side.
     pub fn accept(&mut self) -> Option<(Key, Bytes, bool, bool)> {
-        let key = self.accepts.pop_front()?;
+        let key = loop {
+            let key = self.accepts.pop_front()?;
+            // One that its opener gave up again is gone.
+            if self.is_live(key) {
+                break key;
+            }
+        };
         let slot = self.slot(key);
         let sends = slot.out.state != OutState::Unused;
         let receives = slot.into.flow.window() != 0;
@@ -834,6 +845,7 @@ impl Mux {
     /// Ends both directions of a channel that nobody took.
     fn discard(&mut self, key: Key) {
         let slot = self.slot(key);
+        slot.unload();
         slot.into.handle = true;
         slot.out.handle = true;
         self.release_receiver(key, 0);
@@ -875,6 +887,10 @@ impl Mux {
         let slot = &self.slots[key.index()];
         let queued = slot.in_controls || slot.in_ready || slot.in_line;
         if slot.is_released() && !slot.counted && !queued && slot.link.is_none() {
+            if slot.is_cargo() && !closed {
+                self.keep_unclaimed(key);
+                return;
+            }
             let growth = slot.into.flow.window().saturating_sub(self.config.initial_window);
             if slot.into.flow.window() != 0 {
                 self.growth_free += u64::from(growth);
@@ -902,7 +918,7 @@ impl Mux {
         if !self.draining && self.cause().is_none() {
             self.draining = true;
             self.goaway_owed = true;
-            while let Some(key) = self.accepts.pop_front() {
+            while let Some((key, ..)) = self.accept() {
                 self.refuse(key, b"the connection is being closed");
             }
             if std::mem::take(&mut self.capacity_wanted) {
@@ -977,11 +993,14 @@ impl Mux {
             }
         }
         self.accepts.clear();
+        self.unclaimed.clear();
         self.events.push_back(Event::Capacity);
         self.events.push_back(Event::Closed);
     }
 
     fn greet(&mut self, hello: Hello) -> Result<(), ConnectionError> {
+        // Also when it does not fit, so that the peer can see for itself what does not.
+        self.hello_owed |= self.role == Role::Coordinator;
         if hello.version != VERSION {
             return Err(HandshakeError::Version { ours: VERSION, theirs: hello.version }.into());
         }
@@ -991,7 +1010,6 @@ impl Mux {
         }
         self.peer = hello.limits;
         self.phase = Phase::Open;
-        self.hello_owed |= self.role == Role::Coordinator;
         self.events.push_back(Event::Ready);
         Ok(())
     }
@@ -1005,6 +1023,11 @@ impl Mux {
                 (slot.out.queue.memory() + slot.into.queue.memory() + assembly) as u64
             })
             .sum()
+    }
+
+    /// What of this side's budgets for long messages and for wider windows is not in use, in bytes.
+    pub fn unused(&self) -> (u64, u64) {
+        (self.assembly_free, self.growth_free)
     }
 
     /// Channels in the table, ended ones with live handles included.

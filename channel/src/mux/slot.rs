@@ -66,6 +66,8 @@ pub(super) struct Extra {
     pub(super) opened: Option<Carried>,
     /// Ends that came with messages of this channel and were not claimed.
     pub(super) cargo: Vec<(u64, u16, Key)>,
+    /// The channel that carries this end, until it is claimed or ended.
+    pub(super) carrier: Option<Key>,
     /// Messages that came while the other end was on this side; the peer counts without them.
     pub(super) base: u64,
     /// The error to send with `CLOSE`.
@@ -222,6 +224,19 @@ impl Slot {
     /// Gives the memory of the rarely needed parts back, if there is nothing in them.
     pub(super) fn tidy(&mut self) {
         self.extra.take_if(|extra| **extra == Extra::default());
+    }
+
+    /// Whether it came in a message and was not claimed.
+    pub(super) fn is_cargo(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.carrier.is_some())
+    }
+
+    /// It was claimed, or nobody will.
+    pub(super) fn unload(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.carrier = None;
+            self.tidy();
+        }
     }
 
     /// The channel by which the partner came home, until that has ended.

@@ -40,6 +40,14 @@ impl Transmit {
         self.shared.push_back((self.buffer.len(), bytes));
     }
 
+    #[inline]
+    fn put_data(&mut self, id: u64, message: &[u8]) {
+        self.buffer.reserve(HEADER_LEN + message.len());
+        Frame::data_header(id, message.len(), &mut self.buffer);
+        self.buffer.extend_from_slice(message);
+        self.len += HEADER_LEN + message.len();
+    }
+
     fn put<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let before = self.buffer.len();
         let result = write(&mut self.buffer);
@@ -138,17 +146,20 @@ impl Mux {
         if std::mem::take(&mut self.hello_owed) {
             let hello = Hello { version: VERSION, limits: self.config.limits() };
             out.put(|buffer| hello.encode(buffer));
+            self.hello_sent = true;
             self.step(true, "HELLO", 0, 0);
         }
         match self.phase {
             Phase::Greeting => return,
             Phase::Closed(_) => {
-                if let Some(reason) = self.farewell.take() {
+                // Who never greeted may be no peer at all but a shell, which must not be sent anything.
+                if let Some(reason) = self.farewell.take_if(|_| self.hello_sent) {
                     let text = &reason.as_bytes()[..reason.len().min(MAX_ERROR)];
                     let frame = Frame::GoAway { last: self.highest, error: true, text };
                     out.put(|buffer| frame.encode(buffer));
                     self.step(true, "GOAWAY", 0, text.len());
                 }
+                self.farewell = None;
                 self.goaway_owed = false;
                 self.liveness.ping_owed = false;
                 self.liveness.pong_owed = None;
@@ -274,6 +285,22 @@ impl Mux {
             steps.push(("WITHDRAW", 0));
         }
         let mut more = false;
+        if outgoing.begun.is_none() && !tracing {
+            // The short way for what most messages are: small, and paid for.
+            let mut spent = 0;
+            let mut credit = outgoing.flow.credit();
+            while out.len - before < quantum {
+                let sent = outgoing.queue.pop_small(credit, |message| out.put_data(id, message));
+                let Some(len) = sent else { break };
+                let cost = cost(len);
+                credit -= cost;
+                spent += cost;
+                gone.0 += 1;
+            }
+            outgoing.flow.spend(spent);
+            outgoing.queued -= spent;
+            gone.1 = spent;
+        }
         while outgoing.is_ready() {
             if out.len - before >= quantum {
                 more = true;

@@ -220,7 +220,29 @@ impl Mux {
             return Err(Violation::Travel { id });
         }
         slot.extra().cargo.push((number, carried.index, key));
+        self.slot(key).extra().carrier = Some(carrier);
         Ok(())
+    }
+
+    /// An end that came in a message has ended before it was claimed. It is kept for the message to be whole, but
+    /// counts no more: of such ends only as many are kept as there may be channels, since a peer can send any number.
+    pub(super) fn keep_unclaimed(&mut self, key: Key) {
+        self.unclaimed.push_back(key);
+        if self.unclaimed.len() <= self.config.max_channels as usize {
+            return;
+        }
+        let mut unclaimed = std::mem::take(&mut self.unclaimed);
+        unclaimed.retain(|&key| self.is_live(key) && self.slot(key).is_cargo());
+        self.unclaimed = unclaimed;
+        if self.unclaimed.len() > self.config.max_channels as usize
+            && let Some(oldest) = self.unclaimed.pop_front()
+        {
+            let carrier = self.slot(oldest).extra().carrier;
+            if let Some(carrier) = carrier.filter(|carrier| self.is_live(*carrier)) {
+                self.slot(carrier).extra().cargo.retain(|(_, _, key)| *key != oldest);
+            }
+            self.discard(oldest);
+        }
     }
 
     /// The end that travelled as number `index` in message `number` of `carrier`, with its directions `(sends, receives)`.
@@ -229,6 +251,7 @@ impl Mux {
         let place = extra.cargo.iter().position(|(message, at, _)| (*message, *at) == (number, index))?;
         let (_, _, key) = extra.cargo.swap_remove(place);
         let slot = self.slot(key);
+        slot.unload();
         slot.out.handle = slot.out.state != OutState::Unused;
         slot.into.handle = slot.into.flow.window() != 0;
         let (sends, receives) = (slot.out.handle, slot.into.handle);
