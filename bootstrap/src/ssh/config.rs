@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::config_file::{self, FileError};
+use super::config_program;
 use super::expand::{ExpandError, Tokens, account};
 use super::options::{ConfigFiles, SshOptions, SshTarget};
 use super::resolve::Family;
@@ -122,7 +122,9 @@ pub(crate) async fn effective(target: &SshTarget, options: &SshOptions) -> Resul
         check_user(user).map_err(|e| failed(e, b""))?;
     }
     let asked = match &options.program {
-        Some(program) => ask_program(program, target, options).await.map_err(|(e, said)| failed(e, &said))?,
+        Some(program) => {
+            config_program::ask(program, target, options).await.map_err(|(e, said)| failed(e, &said))?
+        }
         None => None,
     };
     let raw = match asked {
@@ -148,102 +150,6 @@ fn check_user(user: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::User(user.to_owned()));
     }
     Ok(())
-}
-
-/// Asks `ssh -G`. `Ok(None)` when there is no such program.
-async fn ask_program(
-    program: &Path,
-    target: &SshTarget,
-    options: &SshOptions,
-) -> Result<Option<Raw>, (ConfigError, Vec<u8>)> {
-    let mut arguments: Vec<String> = vec!["-G".into()];
-    match &options.files {
-        ConfigFiles::Usual => {}
-        ConfigFiles::Only(file) => arguments.extend(["-F".into(), file.to_string_lossy().into_owned()]),
-        ConfigFiles::None => arguments.extend(["-F".into(), "none".into()]),
-    }
-    for setting in &options.settings {
-        arguments.extend(["-o".into(), setting.clone()]);
-    }
-    for file in &options.identity_files {
-        // As a setting and not as -i, which warns of files that are not there.
-        arguments
-            .extend(["-o".into(), format!("IdentityFile=\"{}\"", file.to_string_lossy().replace('%', "%%"))]);
-    }
-    if let Some(user) = &target.user {
-        arguments.extend(["-l".into(), user.clone()]);
-    }
-    if let Some(port) = target.port {
-        arguments.extend(["-p".into(), port.to_string()]);
-    }
-    arguments.extend(["--".into(), target.host.clone()]);
-    let (settings, defaults) =
-        tokio::join!(run(program, &arguments, options.limit), defaults(program, options.limit));
-    let Some(mut settings) = settings? else { return Ok(None) };
-    let Some(defaults) = defaults? else { return Ok(None) };
-    // ssh prints its own lists of algorithms where the configuration has none. Those are not wishes of the user.
-    for keyword in ["kexalgorithms", "hostkeyalgorithms", "ciphers", "macs", "casignaturealgorithms"] {
-        if settings.get(keyword) == defaults.get(keyword) {
-            settings.remove(keyword);
-        }
-    }
-    Ok(Some(settings))
-}
-
-/// What `program` prints where nothing is configured; asked once per program and process.
-async fn defaults(program: &Path, limit: Duration) -> Result<Option<Arc<Raw>>, (ConfigError, Vec<u8>)> {
-    static KNOWN: LazyLock<Mutex<HashMap<PathBuf, Arc<Raw>>>> = LazyLock::new(Mutex::default);
-    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(program).cloned();
-    if known.is_some() {
-        return Ok(known);
-    }
-    let arguments = ["-G", "-F", "none", "--", "localhost"].map(str::to_owned);
-    let Some(raw) = run(program, &arguments, limit).await? else { return Ok(None) };
-    let raw = Arc::new(raw);
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(program.to_owned(), Arc::clone(&raw));
-    Ok(Some(raw))
-}
-
-async fn run(
-    program: &Path,
-    arguments: &[String],
-    limit: Duration,
-) -> Result<Option<Raw>, (ConfigError, Vec<u8>)> {
-    let mut command = tokio::process::Command::new(program);
-    command.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true);
-    // Match exec may run anything, and a new group keeps an interrupt at the terminal ours to answer.
-    command.process_group(0);
-    let output = match tokio::time::timeout(limit, command.output()).await {
-        Err(_) => return Err((ConfigError::Late(program.to_owned(), limit), Vec::new())),
-        Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(Err(e)) => return Err((ConfigError::Start(program.to_owned(), e), Vec::new())),
-        Ok(Ok(output)) => output,
-    };
-    if !output.status.success() {
-        return Err((ConfigError::Program(program.to_owned()), output.stderr));
-    }
-    Ok(Some(parse_dump(&String::from_utf8_lossy(&output.stdout))))
-}
-
-/// Reads the output of `ssh -G`: a setting a line, the keyword first.
-fn parse_dump(text: &str) -> Raw {
-    let mut raw = Raw::new();
-    for line in text.lines() {
-        let (keyword, value) = line.split_once(' ').unwrap_or((line, ""));
-        let keyword = keyword.to_ascii_lowercase();
-        let words = match keyword.as_str() {
-            // These name several files on a line; the others have one value, which may contain spaces.
-            "userknownhostsfile" | "globalknownhostsfile" => config_file::words(value).unwrap_or_default(),
-            _ => vec![unquoted(value).to_owned()],
-        };
-        raw.entry(keyword).or_default().push(words);
-    }
-    raw
-}
-
-/// Newer versions quote names with spaces.
-fn unquoted(value: &str) -> &str {
-    value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
 }
 
 /// The configuration by our own parser.

@@ -81,15 +81,31 @@ async fn one(address: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream>
     socket.connect(address).await
 }
 
-/// The standard streams of a proxy command. The command is killed when this is dropped.
+/// The standard streams of a proxy command. The command is killed when this and its [`Complaints`] are dropped.
 pub(crate) struct Proxy {
     stdin: ChildStdin,
     stdout: ChildStdout,
-    _child: Child,
+    _child: Arc<Child>,
 }
 
-/// Starts a proxy command under `/bin/sh`. What it says on standard error is kept in `said`, its end.
-pub(crate) fn proxy(command: &str, said: Arc<Mutex<Vec<u8>>>) -> io::Result<Proxy> {
+/// What a proxy command says on standard error.
+pub(crate) struct Complaints {
+    said: Arc<Mutex<Vec<u8>>>,
+    reading: tokio::task::JoinHandle<()>,
+    /// A command that has closed its output may be about to say why.
+    _child: Arc<Child>,
+}
+
+impl Complaints {
+    /// The end of what it has said. A command that has just ended may have said why, so this waits for a moment.
+    pub(crate) async fn hear(mut self) -> Vec<u8> {
+        let _ = tokio::time::timeout(Duration::from_millis(500), &mut self.reading).await;
+        std::mem::take(&mut self.said.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Starts a proxy command under `/bin/sh`.
+pub(crate) fn proxy(command: &str) -> io::Result<(Proxy, Complaints)> {
     let mut child = Command::new("/bin/sh")
         .arg("-c")
         .arg(format!("exec {command}"))
@@ -103,15 +119,18 @@ pub(crate) fn proxy(command: &str, said: Arc<Mutex<Vec<u8>>>) -> io::Result<Prox
     let stdin = child.stdin.take().expect("standard input was piped");
     let stdout = child.stdout.take().expect("standard output was piped");
     let mut stderr = child.stderr.take().expect("standard error was piped");
+    let said = Arc::<Mutex<Vec<u8>>>::default();
+    let kept = Arc::clone(&said);
     // Ends with the command: nobody else holds the other end of the pipe, unless the command left children behind
     // that do, and then it waits for those without cost.
-    tokio::spawn(async move {
+    let reading = tokio::spawn(async move {
         let mut buffer = [0; 1024];
         while let Ok(n @ 1..) = stderr.read(&mut buffer).await {
-            keep_tail(&mut said.lock().unwrap_or_else(PoisonError::into_inner), &buffer[..n]);
+            keep_tail(&mut kept.lock().unwrap_or_else(PoisonError::into_inner), &buffer[..n]);
         }
     });
-    Ok(Proxy { stdin, stdout, _child: child })
+    let child = Arc::new(child);
+    Ok((Proxy { stdin, stdout, _child: Arc::clone(&child) }, Complaints { said, reading, _child: child }))
 }
 
 /// Appends `bytes` to `tail` and forgets what is before its last [`EVIDENCE_LIMIT`] bytes.

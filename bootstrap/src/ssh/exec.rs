@@ -102,13 +102,14 @@ impl Process {
         self.link.write.signal(signal).await.map_err(io::Error::other)
     }
 
-    /// Ends the command as far as the protocol can: a KILL signal, then the channel is closed.
+    /// Ends the command as far as the protocol can: a KILL signal, and when a second later it has not ended by that,
+    /// the channel is closed; then [`wait`](Self::wait) says [`ExitStatus::Unknown`].
     ///
     /// # Errors
     /// When the connection has ended, and with it the command's streams.
     pub async fn kill(&self) -> io::Result<()> {
-        self.signal("KILL").await?;
-        self.link.write.close().await.map_err(io::Error::other)
+        self.link.killed();
+        self.signal("KILL").await
     }
 
     /// The session that it runs on.

@@ -16,6 +16,8 @@ mod auth;
 mod clock;
 mod config;
 mod config_file;
+mod config_program;
+mod describe;
 mod dial;
 mod exec;
 mod expand;
@@ -33,6 +35,7 @@ mod resolve;
 mod session;
 mod stream;
 
+pub use describe::describe;
 pub use exec::{Exec, Process};
 pub use gate::{Gate, HANDSHAKES};
 pub use host_key::{CertificateProblem, HostKeyError, ShownKey};

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use russh::client::Msg;
@@ -105,6 +106,7 @@ impl Queue {
 pub(crate) struct Shared {
     state: Mutex<State>,
     end: watch::Sender<End>,
+    killed: CancellationToken,
     backlog: usize,
 }
 
@@ -125,6 +127,11 @@ impl Link {
         self.shared.lock().stderr_tail.clone()
     }
 
+    /// Lets the channel be closed soon, if the far side does not end it by then.
+    pub(crate) fn killed(&self) {
+        self.shared.killed.cancel();
+    }
+
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }
@@ -134,7 +141,12 @@ impl Link {
 /// or with the session.
 pub(crate) fn start(channel: Channel<Msg>, session: Session, backlog: usize) -> Arc<Link> {
     let (read, write) = channel.split();
-    let shared = Arc::new(Shared { state: Mutex::default(), end: watch::Sender::default(), backlog });
+    let shared = Arc::new(Shared {
+        state: Mutex::default(),
+        end: watch::Sender::default(),
+        killed: CancellationToken::new(),
+        backlog,
+    });
     let write = Arc::new(write);
     let close = CancellationToken::new();
     tokio::spawn(run(read, Arc::clone(&write), Arc::clone(&shared), close.clone(), session.ending()));
@@ -148,33 +160,55 @@ async fn run(
     close: CancellationToken,
     ending: impl Fn() -> String,
 ) {
-    let mut closing = false;
+    // Once we have closed the channel, the library reports nothing more of it, not even the end. Sending the close is
+    // polled beside reading: the session may be waiting for this loop to take what it has.
+    let mut closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
     let mut closed = false;
+    let mut grace = Box::pin(shared.killed_and_grace_over());
     loop {
         let message = tokio::select! {
             message = read.wait() => message,
-            () = close.cancelled(), if !closing => {
-                closing = true;
-                // Not awaited here: the session may be waiting for this loop to take what it has.
-                let write = Arc::clone(&write);
-                tokio::spawn(async move { _ = write.close().await });
+            () = sent(&mut closing) => {
+                closed = true;
+                break;
+            }
+            () = either(close.cancelled(), grace.as_mut()), if closing.is_none() => {
+                closing = Some(send_close(&write));
                 continue;
             }
         };
         match message {
             Some(ChannelMsg::Close) => closed = true,
-            Some(message) if !closing => {
+            Some(message) if closing.is_none() => {
                 if shared.take(message).is_err() {
-                    closing = true;
-                    let write = Arc::clone(&write);
-                    tokio::spawn(async move { _ = write.close().await });
+                    closing = Some(send_close(&write));
                 }
             }
             Some(_) => {}
             None => break,
         }
     }
+    drop(grace);
     shared.finish(closed, ending);
+}
+
+fn send_close(write: &Arc<ChannelWriteHalf<Msg>>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let write = Arc::clone(write);
+    Box::pin(async move { _ = write.close().await })
+}
+
+async fn sent(closing: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match closing {
+        Some(closing) => closing.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    tokio::select! {
+        () = a => {}
+        () = b => {}
+    }
 }
 
 /// The channel is to be closed, and what still comes to be thrown away.
@@ -185,12 +219,23 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How long a killed command has until its channel is closed without waiting for its end.
+    const GRACE: Duration = Duration::from_secs(1);
+
+    async fn killed_and_grace_over(&self) {
+        self.killed.cancelled().await;
+        tokio::time::sleep(Self::GRACE).await;
+    }
+
     fn take(&self, message: ChannelMsg) -> Result<(), Stop> {
         match message {
             ChannelMsg::Data { data } => {
                 let mut state = self.lock();
                 if state.stdout.length + data.len() > self.backlog {
-                    state.error = Some(ExecError::Backlog(self.backlog));
+                    let error = ExecError::Backlog(self.backlog);
+                    state.error = Some(error.clone());
+                    drop(state);
+                    self.end.send_modify(|end| end.error = Some(error));
                     return Err(Stop);
                 }
                 let waker = state.stdout.push(data);

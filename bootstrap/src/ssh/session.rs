@@ -23,7 +23,7 @@ use super::host_key::HostKeys;
 use super::options::{SshOptions, SshTarget};
 use super::pump;
 use super::resolve;
-use super::stream::Line;
+use super::stream::{Heard, Line};
 use crate::error::{Class, LaunchError, Step};
 
 /// How many jump hosts a connection may pass, those of jump hosts included: enough for anybody, and an end for
@@ -206,7 +206,6 @@ impl Attempts {
         limit: Duration,
         pass: Pass,
     ) -> Result<Session, Failure> {
-        let said = Arc::<Mutex<Vec<u8>>>::default();
         if let Some(upstream) = &self.upstream {
             let opening = upstream.open_tunnel(&self.config.host, self.config.port);
             let link = match clock.within(opening).await {
@@ -214,12 +213,19 @@ impl Attempts {
                 Ok(Err(e)) => return Err(Failure::Final(self.tunnel_error(e))),
                 Ok(Ok(channel)) => pump::start(channel, upstream.clone(), self.options.backlog),
             };
-            return self.shake_hands(tunnel(link), host_keys, clock, limit, said, pass).await;
+            return self.shake_hands(tunnel(link), host_keys, clock, limit, pass).await;
         }
         if let Some(command) = &self.config.proxy_command {
-            let stream = dial::proxy(command, Arc::clone(&said))
+            let (stream, complaints) = dial::proxy(command)
                 .map_err(|e| Failure::Final(self.error(Step::Connect, Class::Connect).because(e)))?;
-            return self.shake_hands(stream, host_keys, clock, limit, said, pass).await;
+            return match self.shake_hands(stream, host_keys, clock, limit, pass).await {
+                Ok(session) => Ok(session),
+                Err(Failure::Busy(e) | Failure::Final(e)) if e.evidence().is_empty() => {
+                    // Not tried again: it is more likely that the command fails than that a server is busy.
+                    Err(Failure::Final(e.with_evidence(&complaints.hear().await)))
+                }
+                Err(failure) => Err(failure),
+            };
         }
         let addresses = match clock.within(resolve::addresses(&self.config.host, self.config.family)).await {
             Err(e) => return Err(Failure::Final(self.late(Step::Resolve, e))),
@@ -232,8 +238,7 @@ impl Attempts {
             Ok(Err(e)) => return Err(Failure::Final(self.error(Step::Connect, Class::Connect).because(e))),
             Ok(Ok(stream)) => stream,
         };
-        self.shake_hands(BufReader::with_capacity(READ_BUFFER, stream), host_keys, clock, limit, said, pass)
-            .await
+        self.shake_hands(BufReader::with_capacity(READ_BUFFER, stream), host_keys, clock, limit, pass).await
     }
 
     fn tunnel_error(&self, error: Error) -> LaunchError {
@@ -252,7 +257,6 @@ impl Attempts {
         host_keys: &HostKeys,
         clock: &Clock,
         limit: Duration,
-        said: Arc<Mutex<Vec<u8>>>,
         _pass: Pass,
     ) -> Result<Session, Failure> {
         let preferred = algorithms::preferred(&self.config, &host_keys.known_algorithms())
@@ -270,13 +274,14 @@ impl Attempts {
         let guard = cut.clone().drop_guard();
         let report = SharedReport::default();
         let client = Client::new(host_keys.clone(), Arc::clone(&report));
-        let line = Line::new(stream, &cut, Arc::clone(&said));
+        let heard = Arc::<Mutex<Heard>>::default();
+        let line = Line::new(stream, &cut, Arc::clone(&heard));
         let mut handle = match clock.within(client::connect_stream(protocol, line, client)).await {
             Err(e) => {
-                let failure = self.late(Step::KeyExchange, e).with_evidence(&take(&said));
+                let failure = self.late(Step::KeyExchange, e).with_evidence(&prelude(&heard));
                 return Err(Failure::Final(failure));
             }
-            Ok(Err(e)) => return Err(self.handshake_error(e, host_keys, &take(&said))),
+            Ok(Err(e)) => return Err(self.handshake_error(e, host_keys, &prelude(&heard))),
             Ok(Ok(handle)) => handle,
         };
         // From here on, nothing is tried twice: a server may count attempts to authenticate.
@@ -347,8 +352,8 @@ impl Attempts {
 #[error("the server closed the connection during the handshake")]
 struct Closed;
 
-fn take(said: &Mutex<Vec<u8>>) -> Vec<u8> {
-    std::mem::take(&mut said.lock().unwrap_or_else(PoisonError::into_inner))
+fn prelude(heard: &Mutex<Heard>) -> Vec<u8> {
+    std::mem::take(&mut heard.lock().unwrap_or_else(PoisonError::into_inner).prelude)
 }
 
 /// Longer after each attempt, up to a second, and never the same for two clients.

@@ -18,34 +18,44 @@ pub(crate) struct Line<S> {
     inner: S,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     cut_for_writes: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// What came before the identification line, until that came.
-    prelude: Option<Arc<Mutex<Vec<u8>>>>,
+    heard: Arc<Mutex<Heard>>,
+    /// The identification came, or there was too much before it to keep.
+    heard_enough: bool,
     at_line_start: bool,
 }
 
+/// The server's first words.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    /// What came before its identification, at most [`EVIDENCE_LIMIT`] bytes.
+    pub prelude: Vec<u8>,
+    /// Whether its identification came.
+    pub identified: bool,
+}
+
 impl<S> Line<S> {
-    pub(crate) fn new(inner: S, cut: &CancellationToken, prelude: Arc<Mutex<Vec<u8>>>) -> Self {
+    pub(crate) fn new(inner: S, cut: &CancellationToken, heard: Arc<Mutex<Heard>>) -> Self {
         Self {
             inner,
             cut: Box::pin(cut.clone().cancelled_owned()),
             cut_for_writes: Box::pin(cut.clone().cancelled_owned()),
-            prelude: Some(prelude),
+            heard,
+            heard_enough: false,
             at_line_start: true,
         }
     }
 
     /// Keeps `bytes` until a line begins with `SSH-`. A server that cuts them in odd places only costs evidence.
     fn remember(&mut self, bytes: &[u8]) {
-        let Some(prelude) = &self.prelude else { return };
-        let mut kept = prelude.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         for line in bytes.split_inclusive(|&b| b == b'\n') {
-            if (self.at_line_start && line.starts_with(b"SSH-")) || kept.len() >= EVIDENCE_LIMIT {
-                drop(kept);
-                self.prelude = None;
+            heard.identified = self.at_line_start && line.starts_with(b"SSH-");
+            let room = EVIDENCE_LIMIT - heard.prelude.len();
+            if heard.identified || room == 0 {
+                self.heard_enough = true;
                 return;
             }
-            let room = EVIDENCE_LIMIT - kept.len();
-            kept.extend_from_slice(&line[..line.len().min(room)]);
+            heard.prelude.extend_from_slice(&line[..line.len().min(room)]);
             self.at_line_start = line.ends_with(b"\n");
         }
     }
@@ -63,7 +73,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
-        if this.prelude.is_some() && matches!(polled, Poll::Ready(Ok(()))) {
+        if !this.heard_enough && matches!(polled, Poll::Ready(Ok(()))) {
             let new = buf.filled()[before..].to_vec();
             this.remember(&new);
         }
@@ -125,16 +135,19 @@ mod tests {
 
     #[tokio::test]
     async fn first_words_are_kept_up_to_the_identification() {
-        let said = Arc::<Mutex<Vec<u8>>>::default();
+        let heard = Arc::<Mutex<Heard>>::default();
         let words = b"Go away\r\nnot SSH-\nSSH-2.0-x\r\nbinary";
-        let mut line = Line::new(&words[..], &CancellationToken::new(), Arc::clone(&said));
+        let mut line = Line::new(&words[..], &CancellationToken::new(), Arc::clone(&heard));
         line.read_to_end(&mut Vec::new()).await.expect("memory");
-        assert_eq!(*said.lock().expect("not poisoned"), b"Go away\r\nnot SSH-\n");
+        let heard = heard.lock().expect("not poisoned");
+        assert_eq!((&heard.prelude[..], heard.identified), (&b"Go away\r\nnot SSH-\n"[..], true));
+        drop(heard);
 
         let endless = [b'x'; EVIDENCE_LIMIT * 3];
-        let said = Arc::<Mutex<Vec<u8>>>::default();
-        let mut line = Line::new(&endless[..], &CancellationToken::new(), Arc::clone(&said));
+        let heard = Arc::<Mutex<Heard>>::default();
+        let mut line = Line::new(&endless[..], &CancellationToken::new(), Arc::clone(&heard));
         line.read_to_end(&mut Vec::new()).await.expect("memory");
-        assert_eq!(said.lock().expect("not poisoned").len(), EVIDENCE_LIMIT);
+        let heard = heard.lock().expect("not poisoned");
+        assert_eq!((heard.prelude.len(), heard.identified), (EVIDENCE_LIMIT, false));
     }
 }

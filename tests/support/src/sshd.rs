@@ -138,6 +138,18 @@ impl Sshd {
         descendants(self.child.id())
     }
 
+    /// Waits until no connection is left, and nothing that one has started.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_until_idle(&self) {
+        let limit = Instant::now() + LIMIT;
+        while !self.sessions().is_empty() {
+            assert!(Instant::now() < limit, "still running: {:?}", self.sessions());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Kills the processes of all connections and goes on listening.
     pub fn cut_connections(&self) {
         for pid in self.sessions() {

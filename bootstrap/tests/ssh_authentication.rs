@@ -1,0 +1,386 @@
+//! A server is shown who we are by every means that `ssh` would use, in its order, and told no more than that.
+
+mod ssh_client;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use farcall_bootstrap::ssh::{Answer, ConfigFiles, Prompter, Question, Secret, SshOptions};
+use farcall_bootstrap::{Class, LaunchError, Step};
+use farcall_test_support::{Authority, Certify, KeyKind, KeyPair, PASSWORD, SshAgent, Sshd, TempHome};
+use ssh_client::{class, options, printed, reach, system_ssh};
+
+/// A block for the server that leaves the choice of keys to the test.
+fn block(sshd: &Sshd, more: &str) -> String {
+    let known = sshd.dir().join("known");
+    std::fs::write(&known, sshd.known_hosts()).expect("a writable folder");
+    format!(
+        "Host server\n{more}\n HostName 127.0.0.1\n Port {}\n UserKnownHostsFile {}\n GlobalKnownHostsFile none\n",
+        sshd.port(),
+        known.display()
+    )
+}
+
+fn with_agent(mut options: SshOptions, agent: &SshAgent) -> SshOptions {
+    options.environment.insert("SSH_AUTH_SOCK".into(), agent.socket().to_str().expect("text").into());
+    options
+}
+
+/// Answers from a list, one after the other, and counts the questions.
+struct Answers {
+    answers: Vec<Option<&'static str>>,
+    asked: AtomicUsize,
+    questions: std::sync::Mutex<Vec<Question>>,
+    /// Questions that are being asked at this moment.
+    open: AtomicUsize,
+}
+
+impl Answers {
+    fn new(answers: &[Option<&'static str>]) -> Arc<Self> {
+        Arc::new(Self {
+            answers: answers.to_vec(),
+            asked: AtomicUsize::new(0),
+            questions: std::sync::Mutex::default(),
+            open: AtomicUsize::new(0),
+        })
+    }
+
+    fn questions(&self) -> Vec<Question> {
+        self.questions.lock().expect("not poisoned").clone()
+    }
+}
+
+impl Prompter for Answers {
+    fn ask(&self, question: Question) -> Answer<'_> {
+        Box::pin(async move {
+            assert_eq!(self.open.fetch_add(1, Ordering::SeqCst), 0, "two questions at once");
+            // Long enough for another connection to come to its question.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            let n = self.asked.fetch_add(1, Ordering::SeqCst);
+            self.questions.lock().expect("not poisoned").push(question);
+            self.open.fetch_sub(1, Ordering::SeqCst);
+            self.answers.get(n).copied().flatten().map(Secret::new)
+        })
+    }
+}
+
+fn asking(options: SshOptions, answers: &Arc<Answers>) -> SshOptions {
+    SshOptions { prompter: Some(Arc::clone(answers) as Arc<dyn Prompter>), ..options }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_every_type_from_files() {
+    let home = TempHome::new();
+    let pem = ["-m", "PEM"];
+    let pkcs8 = ["-m", "PKCS8"];
+    let keys = [
+        home.key("ed25519", KeyKind::Ed25519),
+        home.key("ecdsa", KeyKind::Ecdsa),
+        home.key("rsa", KeyKind::Rsa),
+        KeyPair::generate_with(home.ssh("rsa_pem"), KeyKind::Rsa, "", &pem),
+        KeyPair::generate_with(home.ssh("ecdsa_pkcs8"), KeyKind::Ecdsa, "", &pkcs8),
+    ];
+    let sshd = keys.iter().fold(Sshd::builder(), |builder, key| builder.authorize(key)).start();
+    for key in &keys {
+        // Without the public half beside it, as keys are often copied.
+        std::fs::remove_file(key.public_path()).expect("there");
+        let config = block(&sshd, &format!(" IdentityFile {}\n IdentityAgent none", key.path().display()));
+        let session =
+            reach("server", &options(&home, &config)).await.unwrap_or_else(|e| panic!("{key:?}: {e}"));
+        assert_eq!(printed(&session, "echo $((6*7))").await, "42\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usual_files_in_the_home_folder() {
+    let home = TempHome::new();
+    let key = home.key("id_ed25519", KeyKind::Ed25519);
+    let sshd = Sshd::builder().authorize(&key).start();
+    let known = home.write("known_hosts", &sshd.known_hosts());
+    let config = format!("Port {}\nIdentityAgent none\nGlobalKnownHostsFile none\n", sshd.port());
+    // The program knows another home, the account's: only our own parser is told of this one.
+    let options = SshOptions { program: None, ..options(&home, &config) };
+    reach("127.0.0.1", &options).await.expect("let in");
+    std::fs::remove_file(known).expect("there");
+    assert_eq!(class(&reach("127.0.0.1", &options).await), Some(Class::HostKey));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_signs() {
+    let home = TempHome::new();
+    let agent = SshAgent::start();
+    let (rsa, ed25519) = (home.key("rsa", KeyKind::Rsa), home.key("ed25519", KeyKind::Ed25519));
+    for key in [&rsa, &ed25519] {
+        let sshd = Sshd::builder().authorize(key).start();
+        agent.add(key);
+        let config = block(&sshd, "");
+        let options = with_agent(options(&home, &config), &agent);
+        let session = reach("server", &options).await.unwrap_or_else(|e| panic!("{key:?}: {e}"));
+        assert_eq!(printed(&session, "echo in").await, "in\n");
+
+        // Another place for the agent, and none.
+        let elsewhere = format!("{config} IdentityAgent {}\n", agent.socket().display());
+        reach("server", &ssh_client::options(&home, &elsewhere)).await.expect("the named agent");
+        let none = with_agent(ssh_client::options(&home, &format!("{config} IdentityAgent none\n")), &agent);
+        assert_eq!(class(&reach("server", &none).await), Some(Class::Auth));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identities_only_keeps_the_agents_other_keys_back() {
+    let home = TempHome::new();
+    let agent = SshAgent::start();
+    let (wanted, other) = (home.key("wanted", KeyKind::Ed25519), home.key("other", KeyKind::Ed25519));
+    agent.add(&other);
+    agent.add(&wanted);
+    let only_other = Sshd::builder().authorize(&other).start();
+    let only_wanted = Sshd::builder().authorize(&wanted).option("MaxAuthTries 1").start();
+    // The private half is only in the agent.
+    std::fs::remove_file(wanted.path()).expect("there");
+    let more = format!(" IdentityFile {}\n IdentitiesOnly yes", wanted.path().display());
+    for (sshd, accepted) in [(&only_other, false), (&only_wanted, true)] {
+        let options = with_agent(options(&home, &block(sshd, &more)), &agent);
+        let ConfigFiles::Only(file) = &options.files else { unreachable!("set above") };
+        let theirs = system_ssh(file, "server", &[("SSH_AUTH_SOCK", agent.socket().to_str().expect("text"))]);
+        assert_eq!(theirs.status.success(), accepted, "{}", String::from_utf8_lossy(&theirs.stderr));
+        let ours = reach("server", &options).await;
+        assert_eq!(class(&ours), (!accepted).then_some(Class::Auth), "{ours:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_of_users() {
+    let home = TempHome::new();
+    let agent = SshAgent::start();
+    let authority = Authority(home.key("authority", KeyKind::Ed25519));
+    let user = local_user();
+    let trusting =
+        || Sshd::builder().option(format!("TrustedUserCAKeys {}", authority.0.public_path().display()));
+    let sshd = trusting().start();
+    for kind in [KeyKind::Ed25519, KeyKind::Ecdsa, KeyKind::Rsa] {
+        let key = home.key(&format!("{kind:?}"), kind);
+        let named = format!(" IdentityFile {}\n IdentityAgent none", key.path().display());
+        let refused = reach("server", &options(&home, &block(&sshd, &named))).await;
+        assert_eq!(class(&refused), Some(Class::Auth), "{kind:?} without a certificate");
+        authority.certify(&key, Certify { principals: &user, ..Certify::default() });
+        reach("server", &options(&home, &block(&sshd, &named)))
+            .await
+            .unwrap_or_else(|e| panic!("beside: {kind:?}: {e}"));
+
+        // Elsewhere, and named.
+        let moved = home.ssh(&format!("{kind:?}-moved.pub"));
+        std::fs::rename(key.certificate_path(), &moved).expect("there");
+        let both = format!("{named}\n CertificateFile {}", moved.display());
+        reach("server", &options(&home, &block(&sshd, &both)))
+            .await
+            .unwrap_or_else(|e| panic!("named: {kind:?}: {e}"));
+
+        // The certificate in a file, the key in the agent.
+        agent.add(&key);
+        let hidden = home.ssh(&format!("{kind:?}-hidden"));
+        std::fs::rename(key.path(), &hidden).expect("there");
+        let held = format!(" IdentityFile {}\n CertificateFile {}", key.path().display(), moved.display());
+        let with = with_agent(options(&home, &block(&sshd, &held)), &agent);
+        reach("server", &with).await.unwrap_or_else(|e| panic!("agent and file: {kind:?}: {e}"));
+
+        // Both in the agent.
+        std::fs::rename(&hidden, key.path()).expect("there");
+        std::fs::rename(&moved, key.certificate_path()).expect("there");
+        agent.add(&key);
+        for file in [key.path(), &key.public_path(), &key.certificate_path()] {
+            std::fs::remove_file(file).expect("there");
+        }
+        let with = with_agent(options(&home, &block(&sshd, "")), &agent);
+        reach("server", &with).await.unwrap_or_else(|e| panic!("agent: {kind:?}: {e}"));
+    }
+    let key = home.key("wrong", KeyKind::Ed25519);
+    authority.certify(&key, Certify { principals: "somebody_else", ..Certify::default() });
+    let named = format!(" IdentityFile {}\n IdentityAgent none", key.path().display());
+    assert_eq!(class(&reach("server", &options(&home, &block(&sshd, &named))).await), Some(Class::Auth));
+}
+
+fn local_user() -> String {
+    let output = std::process::Command::new("id").arg("-un").output().expect("id");
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_encrypted_key_is_unlocked_once_and_only_when_it_would_be_taken() {
+    let home = TempHome::new();
+    let keys = [
+        KeyPair::generate(home.ssh("new"), KeyKind::Ed25519, "open sesame"),
+        KeyPair::generate_with(home.ssh("pkcs8"), KeyKind::Ecdsa, "open sesame", &["-m", "PKCS8"]),
+        KeyPair::generate_with(home.ssh("pem"), KeyKind::Rsa, "open sesame", &["-m", "PEM"]),
+    ];
+    for key in &keys {
+        let sshd = Sshd::builder().authorize(key).start();
+        let named = format!(" IdentityFile {}\n IdentityAgent none", key.path().display());
+        let options = options(&home, &block(&sshd, &named));
+
+        let locked = reach("server", &options).await.expect_err("nobody to ask");
+        assert_eq!(locked.class(), Class::Auth);
+        assert!(locked.to_string().contains("passphrase"), "{locked}");
+
+        let answers = Answers::new(&[Some("wrong"), Some("open sesame")]);
+        let asked = asking(SshOptions { keyring: Default::default(), ..options.clone() }, &answers);
+        // Many connections at once: one question at a time, and none that was answered.
+        let tasks: Vec<_> = (0..6)
+            .map(|_| {
+                let asked = asked.clone();
+                tokio::spawn(async move { reach("server", &asked).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("no panic").unwrap_or_else(|e| panic!("{key:?}: {e}"));
+        }
+        let question = |failures| Question::Passphrase { key: key.path().to_owned(), failures };
+        assert_eq!(answers.questions(), [question(0), question(1)]);
+
+        // A server that does not want the key is no reason to ask.
+        let uninterested = Sshd::start();
+        let answers = Answers::new(&[Some("open sesame")]);
+        let asked = asking(
+            SshOptions {
+                keyring: Default::default(),
+                ..ssh_client::options(&home, &block(&uninterested, &named))
+            },
+            &answers,
+        );
+        assert_eq!(class(&reach("server", &asked).await), Some(Class::Auth));
+        assert_eq!(answers.questions(), []);
+
+        let declined = Answers::new(&[None]);
+        let asked = asking(
+            SshOptions { keyring: Default::default(), ..ssh_client::options(&home, &block(&sshd, &named)) },
+            &declined,
+        );
+        for _ in 0..2 {
+            assert_eq!(class(&reach("server", &asked).await), Some(Class::Auth));
+        }
+        assert_eq!(declined.questions().len(), 1, "declined once is declined for all");
+
+        let batch = format!("{} BatchMode yes\n", block(&sshd, &named));
+        let answers = Answers::new(&[Some("open sesame")]);
+        let asked = asking(ssh_client::options(&home, &batch), &answers);
+        assert_eq!(class(&reach("server", &asked).await), Some(Class::Auth));
+        assert_eq!(answers.questions(), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_or_the_servers_questions() {
+    let home = TempHome::new();
+    let sshd = Sshd::builder().passwords().start();
+    let user = local_user();
+    let none = block(&sshd, " IdentityFile none\n IdentityAgent none");
+    for method in ["password", "keyboard-interactive"] {
+        let config = format!("{none} PreferredAuthentications {method}\n");
+        let answers = Answers::new(&[Some("wrong"), Some(PASSWORD)]);
+        let session = reach("server", &asking(options(&home, &config), &answers)).await.expect(method);
+        assert_eq!(printed(&session, "echo in").await, "in\n");
+        let questions = answers.questions();
+        assert_eq!(questions.len(), 2, "{questions:?}");
+        match (&questions[1], method) {
+            (Question::Password { user: asked, host, failures: 1 }, "password") => {
+                assert_eq!((asked, host.as_str()), (&user, "server"));
+            }
+            (Question::Server { prompt, echo: false, .. }, "keyboard-interactive") => {
+                assert!(prompt.contains("assword"), "{prompt}");
+            }
+            (other, _) => panic!("{method}: {other:?}"),
+        }
+
+        // As often as the configuration says, and not once more.
+        let limited = format!("{config} NumberOfPasswordPrompts 2\n");
+        let answers = Answers::new(&[Some("wrong"), Some("wrong"), Some(PASSWORD)]);
+        let refused =
+            reach("server", &asking(options(&home, &limited), &answers)).await.expect_err("refused");
+        assert_eq!(
+            (refused.class(), refused.step(), answers.questions().len()),
+            (Class::Auth, Step::Authenticate, 2)
+        );
+        let said = format!("{refused} {refused:?}");
+        assert!(!said.contains("wrong"), "a secret in an error: {said}");
+
+        let nobody = reach("server", &options(&home, &config)).await.expect_err("nobody to ask");
+        assert_eq!(nobody.class(), Class::Auth);
+    }
+    // A host whose key contradicts what is known is told no password, even where it is let through.
+    let wrong = home.key("wrong", KeyKind::Ed25519);
+    let known = home.write("wrong_known", &format!("[127.0.0.1]:{} {}\n", sshd.port(), wrong.public()));
+    let unsure = format!(
+        "Host server\n UserKnownHostsFile {}\n StrictHostKeyChecking no\n{}",
+        known.display(),
+        none.replace("Host server", "")
+    );
+    let answers = Answers::new(&[Some(PASSWORD)]);
+    assert_eq!(class(&reach("server", &asking(options(&home, &unsure), &answers)).await), Some(Class::Auth));
+    assert_eq!(answers.questions(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_methods_one_after_the_other() {
+    let home = TempHome::new();
+    let sshd = Sshd::builder().passwords().option("AuthenticationMethods publickey,password").start();
+    let key = sshd.client_key().path().display();
+    let config = block(&sshd, &format!(" IdentityFile {key}\n IdentityAgent none"));
+    let answers = Answers::new(&[Some(PASSWORD)]);
+    reach("server", &asking(options(&home, &config), &answers)).await.expect("both");
+    assert_eq!(answers.questions().len(), 1);
+    let key_alone = reach("server", &options(&home, &config)).await;
+    assert_eq!(class(&key_alone), Some(Class::Auth));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_says_what_was_tried_and_why_not_more() {
+    let home = TempHome::new();
+    let builder = Sshd::builder();
+    let banner = builder.dir().join("banner");
+    std::fs::write(&banner, "members only\n").expect("a writable folder");
+    let sshd = builder.option(format!("Banner {}", banner.display())).start();
+    let key = home.key("unknown", KeyKind::Ed25519);
+    let open = home.key("open", KeyKind::Ed25519);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(open.path(), mode).expect("ours");
+    let config = block(
+        &sshd,
+        &format!(
+            " IdentityFile {}\n IdentityFile {}\n IdentityAgent /nonexistent/agent",
+            open.path().display(),
+            key.path().display()
+        ),
+    );
+    let error: LaunchError = reach("server", &options(&home, &config)).await.expect_err("not authorized");
+    assert_eq!((error.class(), error.step(), error.host()), (Class::Auth, Step::Authenticate, "server"));
+    assert_eq!(error.evidence(), "members only\n");
+    let text = error.to_string();
+    for part in
+        ["unknown", "open can be read by others (mode 644)", "/nonexistent/agent", "accepts publickey"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // Nothing at all to try.
+    let config = block(&sshd, " IdentityFile none\n IdentityAgent none");
+    let error = reach("server", &options(&home, &config)).await.expect_err("nothing to try");
+    assert_eq!(error.class(), Class::Auth);
+    assert!(error.hint().expect("a hint").contains("IdentityFile"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_keys_are_the_servers_word_and_not_a_riddle() {
+    let home = TempHome::new();
+    let agent = SshAgent::start();
+    for n in 0..4 {
+        agent.add(&home.key(&format!("key{n}"), KeyKind::Ed25519));
+    }
+    let sshd = Sshd::builder().option("MaxAuthTries 2").start();
+    let options = with_agent(options(&home, &block(&sshd, "")), &agent);
+    let error = reach("server", &options).await.expect_err("too many");
+    assert_eq!((error.class(), error.step()), (Class::Auth, Step::Authenticate));
+    assert!(error.evidence().contains("Too many authentication failures"), "{error}");
+    // Authentication is never tried twice.
+    sshd.wait_for_log("Connection from", 1);
+    assert_eq!(sshd.log().iter().filter(|line| line.contains("Connection from")).count(), 1);
+}

@@ -1,0 +1,139 @@
+//! The configuration is the one that `ssh` would use, with the program's help and without.
+
+mod ssh_client;
+
+use std::process::Command;
+
+use farcall_bootstrap::ssh::{ConfigFiles, SshOptions, SshTarget, connect};
+use farcall_bootstrap::{Class, Step};
+use farcall_test_support::{Sshd, TempHome};
+use ssh_client::{options, printed, reach};
+
+/// With the program that is asked, and without.
+fn both_ways(options: &SshOptions) -> [SshOptions; 2] {
+    [options.clone(), SshOptions { program: None, ..options.clone() }]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn includes_and_patterns() {
+    let (home, sshd) = (TempHome::new(), Sshd::start());
+    let known = home.write("known_127.0.0.1", &sshd.known_hosts());
+    let parts = home.write("parts/1.conf", &format!("Port {}\n", sshd.port()));
+    home.write(
+        "parts/2.conf",
+        &format!("Host web*\n  IdentityFile {}\n  IdentitiesOnly yes\n", sshd.client_key().path().display()),
+    );
+    let config = format!(
+        "Include {}/*.conf\nHost web1 !web2\n  HostName 127.0.0.1\n  UserKnownHostsFile {}%h\nHost *\n  Port 1\n  \
+         GlobalKnownHostsFile none\n  IdentityAgent none\n",
+        parts.parent().expect("a folder").display(),
+        known.to_str().expect("text").trim_end_matches("127.0.0.1"),
+    );
+    for options in both_ways(&options(&home, &config)) {
+        let session = reach("web1", &options).await.expect("let in");
+        assert_eq!(printed(&session, "echo in").await, "in\n");
+        let other = reach("web2", &options).await.expect_err("no such name");
+        assert!(matches!(other.step(), Step::Resolve), "{other}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn match_is_understood_by_the_program_and_refused_without_it() {
+    let (home, sshd) = (TempHome::new(), Sshd::start());
+    let mark = home.ssh("mark");
+    std::fs::write(&mark, "").expect("writable");
+    let config = format!(
+        "Match originalhost server exec \"test -e {}\"\n{}",
+        mark.display(),
+        sshd.config("server").split_once('\n').expect("lines").1
+    );
+    let [asked, alone] = both_ways(&options(&home, &config));
+    reach("server", &asked).await.expect("let in");
+    let error = reach("server", &alone).await.expect_err("not guessed");
+    assert_eq!((error.step(), error.class()), (Step::Config, Class::Connect));
+    assert!(error.to_string().contains("config:1: Match"), "{error}");
+    assert!(error.hint().expect("a hint").contains("ssh program"), "{error}");
+    // A program that is not there is none.
+    let absent = SshOptions { program: Some("/nonexistent/ssh".into()), ..asked };
+    assert_eq!(reach("server", &absent).await.expect_err("not guessed").step(), Step::Config);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_caller_says_wins() {
+    let (home, sshd) = (TempHome::new(), Sshd::start());
+    let config =
+        sshd.config("server").replace(&format!("Port {}", sshd.port()), "Port 1\n  User nobody_here");
+    let key = sshd.client_key().path();
+    let user = Command::new("id").arg("-un").output().expect("id");
+    let user = String::from_utf8(user.stdout).expect("text").trim().to_owned();
+    let elsewhere =
+        config.replace(&format!("IdentityFile {}", key.display()), "IdentityFile /nonexistent/key");
+    for options in both_ways(&options(&home, &elsewhere)) {
+        let target = SshTarget::new("server").user(&user).port(sshd.port());
+        assert_eq!(connect(&target, &options).await.expect_err("no key").class(), Class::Auth);
+        let with_key = SshOptions { identity_files: vec![key.to_owned()], ..options };
+        connect(&target, &with_key).await.expect("let in");
+        let by_settings = SshOptions {
+            settings: vec![format!("Port={}", sshd.port()), format!("User {user}")],
+            ..with_key
+        };
+        connect(&SshTarget::new("server"), &by_settings).await.expect("let in");
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_that_ssh_refuses_is_an_error_with_its_words() {
+    let home = TempHome::new();
+    let [asked, alone] = both_ways(&options(&home, "Host a\n  Port zero\n"));
+    let error = reach("a", &asked).await.expect_err("refused");
+    assert_eq!(error.step(), Step::Config);
+    assert!(error.evidence().contains("config"), "{error:?}");
+    assert_eq!(reach("a", &alone).await.expect_err("refused").step(), Step::Config);
+    for options in [asked, alone] {
+        let missing = SshOptions { files: ConfigFiles::Only(home.ssh("missing")), ..options.clone() };
+        assert_eq!(reach("a", &missing).await.expect_err("no file").step(), Step::Config);
+        for host in ["-oProxyCommand=touch /tmp/x", "a b", ""] {
+            assert_eq!(reach(host, &options).await.expect_err("not a host").step(), Step::Config, "{host:?}");
+        }
+    }
+}
+
+/// Our parser against the program, on configurations made to differ where parsers differ.
+#[test]
+fn our_parser_agrees_with_the_program() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let home = TempHome::new();
+    home.write("inc", "User from_include\nHost other\n  Port 1111\n");
+    let configs = [
+        "Port=2201\nPort 2202\n",
+        "host a b c\n  port 1\nHOST *\n  PORT 2\n",
+        "Host * !a\n  Port 1\n",
+        "Host !a *\n  Port 1\n",
+        "Host \"a\" # comment\n  Port \"7\"\n  User x # me\n",
+        "  # comment\n\n\tHost\ta\n\t\tPort\t=\t9\n",
+        "Host b\n  Include inc\nHost a\n  User mine\n",
+        "Host a\n  Include inc\n  Port 5\n",
+        "Host a\n  HostName %h.example.org\n  User u\n",
+        "ProxyJump j1,u@j2:22\nProxyCommand nc %h %p\n",
+        "ProxyCommand nc %h %p\nProxyJump j1\n",
+        "ProxyJump none\n",
+        "ConnectTimeout 1m\nServerAliveInterval 15\nServerAliveCountMax 7\n",
+        "Compression yes\nHashKnownHosts yes\nStrictHostKeyChecking accept-new\n",
+        "IdentityFile ~/one\nHost a\n  IdentityFile /two\nHost *\n  IdentityFile ~/one\nIdentitiesOnly yes\n",
+        "PreferredAuthentications publickey,password\nPasswordAuthentication no\nNumberOfPasswordPrompts 1\n",
+        "HostKeyAlias Web\nRevokedHostKeys /etc/revoked\nAddressFamily inet\n",
+    ];
+    for text in configs {
+        // What both make of it shows in how they would connect.
+        let text = text.replace("Include inc", &format!("Include {}", home.ssh("inc").display()));
+        let [asked, alone] = both_ways(&SshOptions { home: None, ..options(&home, &text) });
+        let theirs = runtime.block_on(farcall_bootstrap::ssh::describe(&SshTarget::new("a"), &asked));
+        let ours = runtime.block_on(farcall_bootstrap::ssh::describe(&SshTarget::new("a"), &alone));
+        let (mut theirs, mut ours) = (theirs.expect("understood"), ours.expect("understood"));
+        // The program lists more usual key files than we can use.
+        for lines in [&mut theirs, &mut ours] {
+            lines.retain(|line| !line.starts_with("IdentityFile") || text.contains("IdentityFile"));
+        }
+        assert_eq!(ours, theirs, "{text}");
+    }
+}
