@@ -184,6 +184,12 @@ impl Inflow {
         self.granted = self.received;
     }
 
+    /// Nothing more will come, and what is held was dropped; returns the reservation that became free.
+    pub(crate) fn abandon(&mut self) -> u32 {
+        self.close();
+        std::mem::take(&mut self.reserved)
+    }
+
     /// The peer gave credit back.
     pub(crate) fn refund(&mut self, credit: u32) -> Result<(), Overrun> {
         if u64::from(credit) > self.outstanding() {
@@ -268,6 +274,17 @@ mod tests {
         assert_eq!(into.release(), 1000);
         assert_eq!(into.grant(), 100);
         assert_eq!(into.refund(101), Err(Overrun));
+    }
+
+    #[test]
+    fn a_dropped_long_message_frees_its_reservation() {
+        let mut into = Inflow::new(100);
+        into.receive(12).unwrap();
+        into.reserve(1000);
+        assert_eq!(into.grant(), 1000);
+        into.receive(1088).unwrap();
+        assert_eq!(into.release(), 0, "it is held");
+        assert_eq!(into.abandon(), 1000);
     }
 
     #[test]

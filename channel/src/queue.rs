@@ -187,10 +187,22 @@ impl Queue {
         *self = Queue::default();
     }
 
-    /// Gives memory back if nothing is queued.
-    pub(crate) fn shrink(&mut self) {
+    /// Gives its buffer to `spares` if nothing is queued, so that an idle channel takes little memory and a busy one does not
+    /// grow a buffer anew for each batch.
+    pub(crate) fn shrink(&mut self, spares: &mut Spares) {
         if self.is_empty() {
-            self.clear();
+            spares.keep(std::mem::take(&mut self.records));
+            self.large = None;
+        }
+    }
+
+    /// Takes a buffer from `spares` if it has none.
+    #[inline]
+    pub(crate) fn prepare(&mut self, spares: &mut Spares) {
+        if self.records.capacity() == 0
+            && let Some(buffer) = spares.0.pop()
+        {
+            self.records = buffer;
         }
     }
 
@@ -198,6 +210,27 @@ impl Queue {
     pub(crate) fn memory(&self) -> usize {
         let large = self.large.iter().flat_map(|large| large.iter());
         self.records.len() - self.start + large.map(|bytes| bytes.len()).sum::<usize>()
+    }
+}
+
+/// A few empty buffers, kept for the next queue that needs one.
+#[derive(Debug, Default)]
+pub(crate) struct Spares(Vec<Vec<u8>>);
+
+impl Spares {
+    /// How many are kept, and of which size: from worth it to too much for a connection that is idle.
+    const MOST: usize = 4;
+    const SIZES: std::ops::RangeInclusive<usize> = 1024..=256 * 1024;
+
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if self.0.len() < Self::MOST && Self::SIZES.contains(&buffer.capacity()) {
+            self.0.push(buffer);
+        }
+    }
+
+    /// Gives the memory back.
+    pub(crate) fn clear(&mut self) {
+        self.0 = Vec::new();
     }
 }
 

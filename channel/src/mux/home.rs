@@ -135,6 +135,7 @@ impl Mux {
         };
         if let Some(extra) = &mut old.extra {
             let kept = near.extra();
+            kept.request = std::mem::take(&mut extra.request);
             kept.cargo = std::mem::take(&mut extra.cargo);
             kept.closed_with = extra.closed_with.take();
             kept.stopped_with = extra.stopped_with.take();
@@ -183,6 +184,12 @@ impl Mux {
             slot.extra().homing = Some(home);
         }
         self.load(far, carried)?;
+        // Neither counts against the peer's number of channels.
+        for end in [key, far] {
+            if self.is_live(end) && self.slot(end).is_released() {
+                self.keep_unclaimed(end);
+            }
+        }
         self.schedule(home);
         if echoes || returns {
             self.give_back(home);

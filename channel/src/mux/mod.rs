@@ -34,6 +34,7 @@ pub use transmit::Transmit;
 use crate::error::{ClosedError, ConnectionError, HandshakeError, RemoteError};
 use crate::flow::{MAX_CREDIT, cost};
 use crate::frame::{Hello, Limits, MAX_ERROR, MAX_REQUEST, VERSION};
+use crate::queue::Spares;
 pub use crate::queue::{Payload, Queue};
 use liveness::Liveness;
 
@@ -266,6 +267,7 @@ pub struct Mux {
     assembly_free: u64,
     assembly_line: VecDeque<Key>,
     growth_free: u64,
+    spares: Spares,
 
     liveness: Liveness,
     counters: Counters,
@@ -308,6 +310,7 @@ impl Mux {
             assembly_free: config.assembly_budget,
             assembly_line: VecDeque::new(),
             growth_free: config.growth_budget,
+            spares: Spares::default(),
             liveness: Liveness::new(now, config.heartbeat, config.lease),
             counters: Counters::default(),
             steps: None,
@@ -482,6 +485,7 @@ impl Mux {
             && cost(len) <= room
         {
             out.queued += cost(len);
+            out.queue.prepare(&mut self.spares);
             out.queue.push(payload.clone());
             out.accepted += 1;
             out.bytes += len as u64;
@@ -694,8 +698,8 @@ impl Mux {
             (InState::Open, Phase::Closed(cause)) => Taken::Lost(cause.clone()),
             (InState::Open, _) => {
                 slot.into.want = true;
-                slot.into.queue.shrink();
-                batch.shrink();
+                slot.into.queue.shrink(&mut self.spares);
+                batch.shrink(&mut self.spares);
                 self.claim_room(key);
                 Taken::Wait
             }
@@ -784,8 +788,7 @@ impl Mux {
         slot.into.state = InState::Finishing;
         slot.into.queue.clear();
         slot.into.assembly = None;
-        slot.into.flow.close();
-        let freed = slot.into.flow.release();
+        let freed = slot.into.flow.abandon();
         let cargo = slot.extra.as_mut().map(|extra| std::mem::take(&mut extra.cargo)).unwrap_or_default();
         slot.owes.credit = false;
         slot.owes.reset = true;

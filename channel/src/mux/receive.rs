@@ -67,6 +67,7 @@ impl Mux {
             return 0;
         }
         let (mut used, mut messages) = (0, 0);
+        into.queue.prepare(&mut self.spares);
         while let Some((payload, end)) = Frame::small_data(&input[used..], id) {
             if payload.len() as u64 > self.config.max_message || into.flow.receive(cost(payload.len())).is_err() {
                 break;
@@ -369,6 +370,7 @@ impl Mux {
         let into = &mut self.slots[key.index()].into;
         into.received += 1;
         into.bytes += len;
+        into.queue.prepare(&mut self.spares);
         into.queue.push(payload);
         if into.want {
             into.want = false;

@@ -363,7 +363,7 @@ impl Mux {
             self.ready.push_back(key);
         } else {
             outgoing.debt = 0;
-            outgoing.queue.shrink();
+            outgoing.queue.shrink(&mut self.spares);
         }
         if closed {
             let error = slot.extra.as_mut().and_then(|extra| extra.close_error.take());

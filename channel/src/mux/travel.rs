@@ -12,6 +12,9 @@ use crate::flow::{Outflow, cost};
 use crate::frame::Carried;
 use crate::queue::Payload;
 
+/// So many ends are always kept for messages that were not decoded yet.
+const UNCLAIMED: usize = 256;
+
 impl Mux {
     /// Two ends, both on this side: whether the first sends to the second, and the second to the first.
     pub fn pair(&mut self, forward: bool, backward: bool) -> (Key, Key) {
@@ -224,22 +227,26 @@ impl Mux {
         Ok(())
     }
 
-    /// An end that came in a message has ended before it was claimed. It is kept for the message to be whole, but
-    /// counts no more: of such ends only as many are kept as there may be channels, since a peer can send any number.
+    /// An end that nobody has taken yet counts against no limit (any more), since its channel has ended or gone home. Of such
+    /// ends only as many are kept as there may be channels, or [`UNCLAIMED`]: a peer can send any number. The oldest go.
     pub(super) fn keep_unclaimed(&mut self, key: Key) {
+        let limit = (self.config.max_channels as usize).max(UNCLAIMED);
         self.unclaimed.push_back(key);
-        if self.unclaimed.len() <= self.config.max_channels as usize {
+        if self.unclaimed.len() <= limit {
             return;
         }
         let mut unclaimed = std::mem::take(&mut self.unclaimed);
-        unclaimed.retain(|&key| self.is_live(key) && self.slot(key).is_cargo());
+        unclaimed.retain(|&key| self.is_live(key) && self.slot(key).is_released());
         self.unclaimed = unclaimed;
-        if self.unclaimed.len() > self.config.max_channels as usize
+        if self.unclaimed.len() > limit
             && let Some(oldest) = self.unclaimed.pop_front()
         {
-            let carrier = self.slot(oldest).extra().carrier;
-            if let Some(carrier) = carrier.filter(|carrier| self.is_live(*carrier)) {
-                self.slot(carrier).extra().cargo.retain(|(_, _, key)| *key != oldest);
+            match self.slot(oldest).extra.as_ref().and_then(|extra| extra.carrier) {
+                Some(carrier) if self.is_live(carrier) => {
+                    self.slot(carrier).extra().cargo.retain(|(_, _, key)| *key != oldest);
+                }
+                Some(_) => {}
+                None => self.accepts.retain(|key| *key != oldest),
             }
             self.discard(oldest);
         }
