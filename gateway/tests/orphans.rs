@@ -2,8 +2,6 @@
 //!
 //! The program under test is this one, started again in the role of a worker: see `play`.
 
-#![cfg(target_os = "linux")]
-
 mod program;
 
 use std::io::Write;

@@ -1,7 +1,5 @@
 //! Whatever tasks and their children do to descriptors 0 to 2, the protocol stays whole and their prints are caught.
 
-#![cfg(unix)]
-
 mod program;
 
 use std::io::{Read, Write};

@@ -76,7 +76,7 @@ fn most_descriptors(hard: Option<u64>) -> Option<u64> {
 
 /// The limit on descriptors that what this process starts should have, if it differs from the process's own.
 pub(super) fn descriptors_of_children() -> Option<Rlimit> {
-    NOFILE_BEFORE.get().cloned()
+    NOFILE_BEFORE.get().copied()
 }
 
 /// Limits the memory of this process, and of each process that it starts, to `bytes`.

@@ -23,10 +23,18 @@ impl Default for Size {
     }
 }
 
+#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd"))]
+const OURS: OpenptFlags = OpenptFlags::RDWR.union(OpenptFlags::NOCTTY).union(OpenptFlags::CLOEXEC);
+#[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd")))]
+const OURS: OpenptFlags = OpenptFlags::RDWR.union(OpenptFlags::NOCTTY);
+
 /// A new pseudo-terminal: our side and the side of the command. Neither is inherited, neither becomes the controlling
 /// terminal of this process.
 pub(super) fn open(size: Size) -> io::Result<(OwnedFd, OwnedFd)> {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    let ours = openpt(OURS)?;
+    // Where it cannot be asked for at once.
+    #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd")))]
+    rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC)?;
     grantpt(&ours)?;
     unlockpt(&ours)?;
     resize(&ours, size)?;

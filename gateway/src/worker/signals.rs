@@ -8,9 +8,11 @@ use std::mem::MaybeUninit;
 use rustix::process::Signal;
 
 /// A set of signals to block, or a mask to go back to.
+#[cfg(target_os = "linux")]
 #[derive(Clone, Copy)]
 pub(super) struct SignalSet(libc::sigset_t);
 
+#[cfg(target_os = "linux")]
 impl SignalSet {
     pub(super) fn empty() -> Self {
         let mut set = MaybeUninit::uninit();
@@ -21,7 +23,6 @@ impl SignalSet {
         })
     }
 
-    #[cfg(target_os = "linux")]
     pub(super) fn full() -> Self {
         let mut set = MaybeUninit::uninit();
         // SAFETY: sigfillset initialises the whole set and cannot fail for a valid pointer.
@@ -31,7 +32,6 @@ impl SignalSet {
         })
     }
 
-    #[cfg(target_os = "linux")]
     pub(super) fn of(signals: &[Signal]) -> Self {
         let mut set = Self::empty();
         for signal in signals {
@@ -41,7 +41,6 @@ impl SignalSet {
         set
     }
 
-    #[cfg(target_os = "linux")]
     pub(super) fn as_raw(&self) -> &libc::sigset_t {
         &self.0
     }

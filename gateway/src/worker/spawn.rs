@@ -5,7 +5,9 @@
 //! limit on descriptors, a controlling terminal, or default actions for signals that are ignored here;
 //! `std::process::Command` can with `pre_exec`, but then forks.
 
-use std::ffi::{CString, OsString};
+#[cfg(target_os = "linux")]
+use std::ffi::CString;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -83,6 +85,7 @@ fn failed(step: Step) -> impl FnOnce(io::Error) -> Failed {
     move |source| Failed { step, source }
 }
 
+#[cfg(target_os = "linux")]
 fn c_string(text: OsString) -> Result<CString, Failed> {
     use std::os::unix::ffi::OsStringExt;
     CString::new(text.into_vec()).map_err(|error| failed(Step::Prepare)(error.into()))
@@ -100,7 +103,7 @@ mod linux {
     use std::ptr;
     use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-    use rustix::process::Pid;
+    use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 
     use super::super::signals::SignalSet;
     use super::{Failed, Plan, Started, Step, c_string, failed};
@@ -129,7 +132,7 @@ mod linux {
         directory: *const c_char,
         stdio: [c_int; 3],
         terminal: bool,
-        descriptors: Option<libc::rlimit>,
+        descriptors: Option<Rlimit>,
         /// Reported back: the step that failed (its place in [`STEPS`], from one), and its error number.
         failed_step: AtomicI32,
         errno: AtomicI32,
@@ -169,10 +172,7 @@ mod linux {
             directory: directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
             stdio: stdio.each_ref().map(|fd| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
             terminal: plan.terminal,
-            descriptors: plan.descriptors.map(|limit| libc::rlimit {
-                rlim_cur: limit.current.unwrap_or(libc::RLIM_INFINITY),
-                rlim_max: limit.maximum.unwrap_or(libc::RLIM_INFINITY),
-            }),
+            descriptors: plan.descriptors,
             failed_step: AtomicI32::new(0),
             errno: AtomicI32::new(0),
         };
@@ -296,10 +296,11 @@ mod linux {
             // The table of descriptors is the child's own. Before Linux 5.9 the call is unknown, and close-on-exec,
             // which Rust sets on all that it opens, must do.
             libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+            // Made directly, not through the C library, whose type for limits is narrower on some machines.
             if let Some(limit) = &orders.descriptors
-                && libc::setrlimit(libc::RLIMIT_NOFILE, limit) < 0
+                && let Err(error) = setrlimit(Resource::Nofile, *limit)
             {
-                return (Step::Limit, errno());
+                return (Step::Limit, error.raw_os_error());
             }
             SignalSet::empty().install();
             (Step::Execute, execute(orders))
@@ -370,7 +371,7 @@ pub(super) fn spawn(plan: Plan) -> Result<Started, Failed> {
                 rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
             }
             if let Some(limit) = &descriptors {
-                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit.clone())?;
+                rustix::process::setrlimit(rustix::process::Resource::Nofile, *limit)?;
             }
             Ok(())
         });

@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::unix::pipe;
@@ -88,8 +87,7 @@ struct Caught {
 
 impl Caught {
     fn new() -> Result<Self, StdioError> {
-        let (read, write) =
-            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed("make a pipe for prints"))?;
+        let (read, write) = io::pipe().map_err(failed("make a pipe for prints"))?;
         Ok(Self { read: high(read.as_fd())?, write: high(write.as_fd())? })
     }
 }

@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWrite, Interest};
 
@@ -20,7 +19,7 @@ pub enum Input {
     /// From nowhere: `/dev/null`.
     #[default]
     Null,
-    /// From [`Running::stdin`].
+    /// From [`Running::stdin`](super::child::Running::stdin).
     Piped,
 }
 
@@ -32,7 +31,7 @@ pub enum Output {
     Inherit,
     /// Nowhere: `/dev/null`.
     Null,
-    /// To [`Running::next`].
+    /// To [`Running::next`](super::child::Running::next).
     Piped,
 }
 
@@ -51,9 +50,9 @@ impl Streams {
         let (their_stdin, stdin) = match input {
             Input::Null => (null()?, None),
             Input::Piped => {
-                let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-                let stdin = Stdin { to: Some(on_reactor(ours, Interest::WRITABLE)?), terminal: false };
-                (theirs, Some(stdin))
+                let (theirs, ours) = io::pipe()?;
+                let stdin = Stdin { to: Some(on_reactor(ours.into(), Interest::WRITABLE)?), terminal: false };
+                (theirs.into(), Some(stdin))
             }
         };
         let (their_stdout, stdout) = output(stdout)?;
@@ -75,8 +74,8 @@ fn output(kind: Output) -> io::Result<(Option<OwnedFd>, Option<Source>)> {
         Output::Inherit => (None, None),
         Output::Null => (Some(null()?), None),
         Output::Piped => {
-            let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-            (Some(theirs), Some(on_reactor(ours, Interest::READABLE)?))
+            let (ours, theirs) = io::pipe()?;
+            (Some(theirs.into()), Some(on_reactor(ours.into(), Interest::READABLE)?))
         }
     })
 }
@@ -107,7 +106,7 @@ pub(super) fn read(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// A command's input. Nothing is buffered; dropping it ends a piped input. A terminal's input ends only by
-/// [shutdown](tokio::io::AsyncWriteExt::shutdown), which types the end-of-file character.
+/// [shutdown](AsyncWrite::poll_shutdown), which types the end-of-file character.
 #[derive(Debug)]
 pub struct Stdin {
     to: Option<Arc<AsyncFd<OwnedFd>>>,
