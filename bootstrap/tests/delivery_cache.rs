@@ -70,7 +70,8 @@ async fn what_is_cached_is_private_and_nothing_else_is_left() {
     let place = Place::new();
     start(&place).await;
     let name = place.cached_worker().file_name().expect("a name").to_str().expect("text").to_owned();
-    assert_eq!(place.cached(), [(".x".into(), 0o700), (name, 0o700)]);
+    let note = name.replace("farcall-", ".u-");
+    assert_eq!(place.cached(), [(note, 0o600), (".x".into(), 0o700), (name, 0o700)]);
     assert_eq!(fs::metadata(place.cache()).expect("there").permissions().mode() & 0o7777, 0o700);
 }
 
@@ -136,7 +137,7 @@ async fn a_start_that_is_dropped_in_the_middle_leaves_nothing() {
         fs::File::open(place.cache().join(name)).expect("there").set_modified(hour).expect("aged");
     }
     start(&place).await;
-    assert_eq!(place.cached().len(), 2, "{:?}", place.cached());
+    assert_eq!(place.cached().len(), 3, "{:?}", place.cached());
 }
 
 #[tokio::test]
@@ -154,26 +155,29 @@ async fn old_versions_go_but_never_one_in_use_or_a_recent_one() {
         fs::File::open(&path).expect("there").set_modified(then).expect("aged");
         path
     };
-    for hours in 2..9 {
-        put(&format!("farcall-old{hours}"), hours);
-    }
-    for minutes in 0..4 {
-        put(&format!("farcall-new{minutes}"), 0);
+    for (hours, name) in
+        (2..9).map(|hours| (hours, format!("old{hours}"))).chain((0..4).map(|n| (0, format!("new{n}"))))
+    {
+        put(&format!("farcall-{name}"), 1000);
+        put(&format!(".u-{name}"), hours);
     }
     put(".n-stale", 2);
     put(".n-fresh", 0);
     put("unrelated", 2);
-    let used = put("farcall-used", 100);
+    let used = put("farcall-used", 1000);
+    put(".u-used", 100);
     let mut running = Command::new(&used).arg("1000").stdin(Stdio::null()).spawn().expect("started");
     start(&place).await;
     let names: Vec<String> = place.cached().into_iter().map(|(name, _)| name).collect();
     running.kill().expect("running");
     running.wait().expect("reaped");
     let ours = place.cached().into_iter().map(|(name, _)| name);
-    let ours = ours.filter(|name| name.len() == "farcall-".len() + 16).collect::<Vec<_>>();
-    assert_eq!(ours.len(), 1, "{names:?}");
-    let mut expected = vec![".n-fresh", ".x", "unrelated", "farcall-used", ours[0].as_str()];
-    expected.extend(["farcall-new0", "farcall-new1", "farcall-new2", "farcall-new3"]);
+    let ours = ours.filter(|name| name.len() >= 16).collect::<Vec<_>>();
+    assert_eq!(ours.len(), 2, "{names:?}");
+    let versions = ["used", "new0", "new1", "new2", "new3"];
+    let mut expected = [".n-fresh", ".x", "unrelated"].map(String::from).to_vec();
+    expected.extend(versions.iter().flat_map(|name| [format!("farcall-{name}"), format!(".u-{name}")]));
+    expected.extend(ours);
     expected.sort_unstable();
     assert_eq!(names, expected);
 }
@@ -182,11 +186,13 @@ async fn old_versions_go_but_never_one_in_use_or_a_recent_one() {
 async fn use_keeps_a_version_young() {
     let place = Place::new();
     start(&place).await;
-    let path = place.cached_worker();
+    let worker = place.cached_worker();
+    let version = worker.file_name().expect("a name").to_str().expect("text").replace("farcall-", ".u-");
+    let note = place.cache().join(version);
     let then = SystemTime::now() - Duration::from_secs(48 * 3600);
-    fs::File::open(&path).expect("there").set_modified(then).expect("aged");
+    fs::File::open(&note).expect("there").set_modified(then).expect("aged");
     assert_eq!(start(&place).await, Delivery::Cached);
-    let modified = fs::metadata(&path).expect("there").modified().expect("a time");
+    let modified = fs::metadata(&note).expect("there").modified().expect("a time");
     assert!(modified > SystemTime::now() - Duration::from_secs(3600));
 }
 
@@ -218,6 +224,6 @@ async fn two_hundred_sessions_deliver_the_same_worker_at_once() {
         worker.echo_and_end().await;
     }
     place.cached_worker();
-    assert_eq!(place.cached().len(), 2, "{:?}", place.cached());
+    assert_eq!(place.cached().len(), 3, "{:?}", place.cached());
     assert_eq!(start(&place).await, Delivery::Cached);
 }

@@ -40,6 +40,9 @@ async fn delivered_to(place: &Place) -> PathBuf {
     folder
 }
 
+/// Another processor, as far as anybody can tell who asks.
+const S390X: &str = "echo s390x >$H/arch; mount --bind $H/arch /proc/sys/kernel/arch";
+
 fn shipped() -> Artifact {
     Artifact::load(Path::new(env!("CARGO_BIN_EXE_farcall-bootstrap-test-worker"))).expect("a program")
 }
@@ -203,6 +206,17 @@ async fn with_gzip_less_than_half_is_sent() {
 }
 
 #[tokio::test]
+async fn without_proc_programs_tell_what_the_place_is() {
+    let place = Place::new().mounts("mount -t tmpfs none /proc");
+    delivered_to(&place).await;
+    let again = place.start(&program(), &options()).await.expect("started");
+    assert_eq!(again.delivery(), Delivery::Cached);
+    again.echo_and_end().await;
+    let error = refused(&place.tool("uname", "echo FreeBSD riscv64"), &options()).await;
+    assert!(error.to_string().contains("riscv64-freebsd"), "{error}");
+}
+
+#[tokio::test]
 async fn without_head_another_tool_counts() {
     let tools: Vec<_> =
         PLAIN.iter().copied().filter(|&tool| tool != "head").chain(["gzip", "sha256sum"]).collect();
@@ -237,7 +251,7 @@ async fn a_gzip_that_does_not_work_is_done_without() {
 
 #[tokio::test]
 async fn another_platform_without_a_build_is_named_with_the_remedy() {
-    let place = Place::new().tool("uname", "echo Linux s390x");
+    let place = Place::new().mounts(S390X);
     let error = refused(&place, &options()).await;
     assert_eq!((error.step(), error.class()), (Step::Deliver, Class::Bootstrap));
     assert!(error.to_string().contains("s390x-linux"), "{error}");
@@ -258,7 +272,7 @@ async fn another_platforms_build_is_shipped_and_if_it_cannot_run_the_error_says_
     let folder = tempfile::tempdir().expect("a folder");
     let name = "farcall-bootstrap-test-worker-s390x";
     altered(folder.path(), name, |bytes| bytes[18..20].copy_from_slice(&22_u16.to_le_bytes()));
-    let place = Place::new().tool("uname", "echo Linux s390x");
+    let place = Place::new().mounts(S390X);
     let program = program().folder(folder.path());
     for _ in 0..2 {
         let error = place.start(&program, &options()).await.err().expect("this machine is no s390x");

@@ -4,7 +4,6 @@ mod place;
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -67,28 +66,33 @@ async fn settings_hold_before_the_worker_speaks() {
 }
 
 #[tokio::test]
-async fn nothing_but_its_three_pipes_and_default_signals_is_inherited() {
+async fn a_command_inherits_nothing_but_its_three_pipes_and_default_signals() {
     let stray = fs::File::open("/dev/null").expect("readable");
     fcntl_setfd(&stray, FdFlags::empty()).expect("inheritable");
     // SAFETY: no handler is involved, and nextest runs each test in a process of its own.
     unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
-    for target in [Target::Local, CommandTarget::new(worker_path()).as_worker().into()] {
-        let worker = Worker::start(&target, &program(), &options()).await.expect("started");
-        let mut open: Vec<_> = fs::read_dir(format!("/proc/{}/fd", worker.pid))
-            .expect("it lives")
-            .map(|entry| entry.expect("readable").file_name().into_string().expect("a number"))
-            .collect();
-        open.sort();
-        assert_eq!(open, ["0", "1", "2"], "while {} is open here", stray.as_raw_fd());
-        let status = worker.proc("status");
-        for mask in ["SigBlk", "SigIgn"] {
-            let line = status.lines().find(|line| line.starts_with(mask)).expect("a mask");
-            let set = u64::from_str_radix(line.split_whitespace().nth(1).expect("a number"), 16)
-                .expect("hexadecimal");
-            // The Rust runtime of the worker itself ignores SIGPIPE before main.
-            assert_eq!(set & !(1 << (libc::SIGPIPE - 1)), 0, "{line}");
-        }
-        worker.echo_and_end().await;
+    let home = tempfile::tempdir().expect("a folder");
+    let target = CommandTarget::new("env").args([format!("HOME={}", home.path().display())]).into();
+    let worker = Worker::start(&target, &program(), &options()).await.expect("started");
+    assert_inherited_nothing(&worker);
+    drop(stray);
+    worker.echo_and_end().await;
+}
+
+fn assert_inherited_nothing(worker: &Worker) {
+    let mut open: Vec<_> = fs::read_dir(format!("/proc/{}/fd", worker.pid))
+        .expect("it lives")
+        .map(|entry| entry.expect("readable").file_name().into_string().expect("a number"))
+        .collect();
+    open.sort();
+    assert_eq!(open, ["0", "1", "2"]);
+    let status = worker.proc("status");
+    for mask in ["SigBlk", "SigIgn"] {
+        let line = status.lines().find(|line| line.starts_with(mask)).expect("a mask");
+        let set =
+            u64::from_str_radix(line.split_whitespace().nth(1).expect("a number"), 16).expect("hexadecimal");
+        // The Rust runtime of the worker itself ignores SIGPIPE before main.
+        assert_eq!(set & !(1 << (libc::SIGPIPE - 1)), 0, "{line}");
     }
 }
 

@@ -111,6 +111,22 @@ async fn a_configured_limit_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connect_that_is_dropped_leaves_nothing_behind() {
+    let home = TempHome::new();
+    let (accepted, was_accepted) = tokio::sync::oneshot::channel();
+    let (options, serving) = fake(&home, |stream| async move {
+        let _ = accepted.send(());
+        until_closed(stream).await;
+    })
+    .await;
+    let options = SshOptions { limit: Duration::from_secs(600), ..options };
+    let connecting = tokio::spawn(async move { reach("server", &options).await.map(drop) });
+    was_accepted.await.expect("a connection");
+    connecting.abort();
+    tokio::time::timeout(Duration::from_secs(10), serving).await.expect("an end").expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_there() {
     let home = TempHome::new();
     let port = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound").port();

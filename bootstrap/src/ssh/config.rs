@@ -202,6 +202,8 @@ impl Config {
             (None, None) => 22,
         };
         let jump = get.text("proxyjump").filter(|text| !text.eq_ignore_ascii_case("none"));
+        // Names of hosts are compared in lower case, and ssh takes the alias for one.
+        let alias = get.text("hostkeyalias").map(str::to_ascii_lowercase);
         let mut tokens = Tokens {
             home: home(options),
             local_user,
@@ -211,7 +213,7 @@ impl Config {
             host: target.host.clone(),
             port,
             user: user.clone(),
-            key_alias: get.text("hostkeyalias").unwrap_or(&target.host).to_owned(),
+            key_alias: alias.clone().unwrap_or_else(|| target.host.clone()),
             jump: jump.unwrap_or_default().to_owned(),
             environment: options.environment.clone(),
         };
@@ -276,7 +278,7 @@ impl Config {
                 "no" | "off" | "false" => Strictness::Off,
                 other => return Err(bad("StrictHostKeyChecking", other)),
             },
-            host_key_alias: get.text("hostkeyalias").map(str::to_owned),
+            host_key_alias: alias,
             hash_known_hosts: get.flag("hashknownhosts", false)?,
             connect_timeout: get.duration("connecttimeout", "ConnectTimeout")?,
             alive_interval: get.duration("serveraliveinterval", "ServerAliveInterval")?,

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::public::KeyData;
-use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 
 use super::algorithms::{self, KnownAlgorithms, NoneLeft};
 use super::config::{Config, Strictness};
@@ -165,7 +165,7 @@ impl HostKeys {
         let direct =
             config.host_key_alias.is_none() && config.jumps.is_empty() && config.proxy_command.is_none();
         let (name, bare) = match &config.host_key_alias {
-            Some(alias) => (alias.to_ascii_lowercase(), None),
+            Some(alias) => (alias.clone(), None),
             None if config.port == 22 => (name_with_port(&config.host, 22), None),
             None => (name_with_port(&config.host, config.port), Some(config.host.to_ascii_lowercase())),
         };
@@ -199,25 +199,26 @@ impl HostKeys {
     }
 
     /// Decides, and remembers a new key where that is wanted.
-    pub(crate) fn judge(&self, shown: &PublicKeyOrCertificate) -> Result<Accepted, HostKeyError> {
+    ///
+    /// Reads files, and may wait for another program to have written one.
+    pub(crate) fn judge(
+        &self,
+        key: &PublicKey,
+        certificate: Option<&Certificate>,
+    ) -> Result<Accepted, HostKeyError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.judge_at(shown, now)
-    }
-
-    fn judge_at(&self, shown: &PublicKeyOrCertificate, now: u64) -> Result<Accepted, HostKeyError> {
-        let key = shown.public_key();
-        self.check_revocation_list(key.key_data(), shown.certificate())?;
+        self.check_revocation_list(key.key_data(), certificate)?;
         let known = KnownHosts::read(&self.files, &self.name);
         let bare = self.bare.as_ref().map(|bare| KnownHosts::read(&self.files, bare));
 
         // A certificate that does not vouch, for whatever reason but revocation, leaves the key in it to be judged
         // as a plain one. That is OpenSSH's rule, and lets a site move to certificates step by step.
         let mut problem = None;
-        if let Some(certificate) = shown.certificate() {
+        if let Some(certificate) = certificate {
             for known in [Some(&known), bare.as_ref()].into_iter().flatten() {
                 match self.check_certificate(certificate, known, now) {
                     Ok(()) => return Ok(Accepted::Trusted),
-                    Err(Refusal::Revoked(place)) => return Err(self.revoked(&key, &place)),
+                    Err(Refusal::Revoked(place)) => return Err(self.revoked(key, &place)),
                     Err(Refusal::Problem(CertificateProblem::Authority)) if problem.is_some() => {}
                     Err(Refusal::Problem(found)) => problem = Some(found),
                 }
@@ -226,13 +227,13 @@ impl HostKeys {
 
         match known.standing(key.key_data()) {
             Standing::Known => return Ok(Accepted::Trusted),
-            Standing::Revoked(by) => return Err(self.revoked(&key, &by.place)),
-            Standing::Changed(other) => return self.changed(&key, &other.place, problem),
+            Standing::Revoked(by) => return Err(self.revoked(key, &by.place)),
+            Standing::Changed(other) => return self.changed(key, &other.place, problem),
             Standing::New => {}
         }
         match bare.as_ref().map(|bare| bare.standing(key.key_data())) {
             Some(Standing::Known) => return Ok(Accepted::Trusted),
-            Some(Standing::Revoked(by)) => return Err(self.revoked(&key, &by.place)),
+            Some(Standing::Revoked(by)) => return Err(self.revoked(key, &by.place)),
             // Another key for the bare name is about another server of that host.
             Some(Standing::Changed(_) | Standing::New) | None => {}
         }
@@ -244,10 +245,10 @@ impl HostKeys {
             });
         }
         let Some(file) = &self.user_file else { return Ok(Accepted::Trusted) };
-        match remember::append(file, &self.files, &self.name, &key, self.hash_names) {
+        match remember::append(file, &self.files, &self.name, key, self.hash_names) {
             Ok(Remembered::Now | Remembered::Already) => Ok(Accepted::Trusted),
             // Another connection was first, and was shown another key.
-            Ok(Remembered::Contradicted(place)) => self.changed(&key, &place, problem),
+            Ok(Remembered::Contradicted(place)) => self.changed(key, &place, problem),
             Err(e) => {
                 tracing::warn!(file = %file.display(), error = %e, "the new host key could not be remembered");
                 Ok(Accepted::Trusted)

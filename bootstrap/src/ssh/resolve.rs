@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
 use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 /// Which addresses are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,7 +88,14 @@ fn in_hosts_file(path: &Path, name: &str) -> Vec<IpAddr> {
 async fn ask_name_service(name: &str, family: Family) -> Result<Vec<IpAddr>, ResolveError> {
     // A resolver of its own for each look-up: its background tasks belong to the runtime that made it, and a program
     // may have several.
-    let mut builder = TokioResolver::builder_tokio().map_err(ResolveError::Unconfigured)?;
+    look_up(TokioResolver::builder_tokio().map_err(ResolveError::Unconfigured)?, name, family).await
+}
+
+async fn look_up(
+    mut builder: ResolverBuilder<TokioRuntimeProvider>,
+    name: &str,
+    family: Family,
+) -> Result<Vec<IpAddr>, ResolveError> {
     let options = builder.options_mut();
     options.use_hosts_file = ResolveHosts::Never;
     options.ip_strategy = match family {
@@ -145,6 +153,57 @@ mod tests {
         );
         assert!(in_hosts_file(&file, "web").is_empty());
         assert!(in_hosts_file(Path::new("/nonexistent"), "web1").is_empty());
+    }
+
+    /// Answers questions for `web.test`, for one address a family, and says of others that they do not exist.
+    async fn name_server(socket: tokio::net::UdpSocket) {
+        let mut buffer = [0; 512];
+        while let Ok((n, peer)) = socket.recv_from(&mut buffer).await {
+            // A header, one question (name, type, class), perhaps more: RFC 1035, section 4.1.
+            let question = &buffer[12..n];
+            let name_end = question.iter().position(|&b| b == 0).expect("a name ends") + 1;
+            let (name, kind) = (&question[..name_end], &question[name_end..name_end + 4]);
+            let known = name.eq_ignore_ascii_case(b"\x03web\x04test\x00");
+            let data: &[u8] = match (known, kind[1]) {
+                (true, 1) => &[192, 0, 2, 7],
+                (true, 28) => &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7],
+                _ => &[],
+            };
+            let (code, answers) = if known { (0x80, 1) } else { (0x83, 0) };
+            let mut reply = vec![buffer[0], buffer[1], 0x81, code, 0, 1, 0, answers, 0, 0, 0, 0];
+            reply.extend_from_slice(&question[..name_end + 4]);
+            if known {
+                reply.extend_from_slice(&[0xc0, 12, 0, kind[1], 0, 1, 0, 0, 0, 60, 0, data.len() as u8]);
+                reply.extend_from_slice(data);
+            }
+            socket.send_to(&reply, peer).await.expect("sent");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_service_is_asked() {
+        use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let port = socket.local_addr().expect("bound").port();
+        let serving = tokio::spawn(name_server(socket));
+        let mut connection = ConnectionConfig::udp();
+        connection.port = port;
+        let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![connection]);
+        let ask = async |name, family| {
+            let config = ResolverConfig::from_parts(None, Vec::new(), vec![server.clone()]);
+            let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+            look_up(builder, name, family).await
+        };
+        let v4: IpAddr = "192.0.2.7".parse().expect("an address");
+        let v6: IpAddr = "2001:db8::7".parse().expect("an address");
+        let mut both = ask("web.test", Family::Any).await.expect("known");
+        both.sort();
+        assert_eq!(both, [v4, v6]);
+        assert_eq!(ask("web.test", Family::V4).await.expect("known"), [v4]);
+        assert_eq!(ask("web.test", Family::V6).await.expect("known"), [v6]);
+        assert!(matches!(ask("other.test", Family::Any).await, Err(ResolveError::Lookup(_))));
+        serving.abort();
     }
 
     #[test]

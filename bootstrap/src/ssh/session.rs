@@ -1,13 +1,14 @@
 //! An authenticated connection to one host.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use russh::client::{self, Handle, Msg};
-use russh::{Channel, ChannelOpenFailure, Disconnect, Error};
+use russh::client::{self, GexParams, Handle, Msg};
+use russh::{Channel, ChannelOpenFailure, Disconnect, Error, SshId};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -262,6 +263,9 @@ impl Attempts {
         let preferred = algorithms::preferred(&self.config, &host_keys.known_algorithms())
             .map_err(|e| Failure::Final(self.none_left(e)))?;
         let protocol = Arc::new(client::Config {
+            client_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-farcall_", env!("CARGO_PKG_VERSION")))),
+            // As ssh asks for them; many servers have no groups as large as the library prefers.
+            gex: GexParams::new(2048, 3072, 8192).expect("these sizes are in order"),
             window_size: self.options.window,
             preferred,
             keepalive_interval: self.config.alive_interval,

@@ -139,15 +139,16 @@ mod tests {
         let words = b"Go away\r\nnot SSH-\nSSH-2.0-x\r\nbinary";
         let mut line = Line::new(&words[..], &CancellationToken::new(), Arc::clone(&heard));
         line.read_to_end(&mut Vec::new()).await.expect("memory");
-        let heard = heard.lock().expect("not poisoned");
-        assert_eq!((&heard.prelude[..], heard.identified), (&b"Go away\r\nnot SSH-\n"[..], true));
-        drop(heard);
+        let said = |heard: &Mutex<Heard>| {
+            let heard = heard.lock().expect("not poisoned");
+            (heard.prelude.clone(), heard.identified)
+        };
+        assert_eq!(said(&heard), (b"Go away\r\nnot SSH-\n".to_vec(), true));
 
         let endless = [b'x'; EVIDENCE_LIMIT * 3];
         let heard = Arc::<Mutex<Heard>>::default();
         let mut line = Line::new(&endless[..], &CancellationToken::new(), Arc::clone(&heard));
         line.read_to_end(&mut Vec::new()).await.expect("memory");
-        let heard = heard.lock().expect("not poisoned");
-        assert_eq!((heard.prelude.len(), heard.identified), (EVIDENCE_LIMIT, false));
+        assert_eq!(said(&heard), (vec![b'x'; EVIDENCE_LIMIT], false));
     }
 }
