@@ -235,7 +235,7 @@ impl<'a> Start<'a> {
         let mut buffer = vec![0; CHUNK];
         loop {
             let action = self.stage.poll_action();
-            tracing::trace!(host = self.host, ?action, "start");
+            tracing::trace!(host = self.host, step = %self.stage.step(), "next");
             match action {
                 Action::Read => {
                     let length = self.started.reader.read(&mut buffer).await?;

@@ -35,8 +35,11 @@ const PIPE_SIZE: usize = 256 << 10;
 
 /// Starts a child.
 ///
-/// It leads a process group of its own, so that an interrupt at the terminal does not reach it. It inherits no
-/// descriptors but its three pipes, has all signals at their defaults and none blocked.
+/// It leads a process group of its own, so that an interrupt at the terminal does not reach it, and no signal is blocked
+/// in it. A command inherits no descriptors but its three pipes and has all signals at their defaults. A worker sees to
+/// both itself, as the first thing it does, since nobody else can where SSH started it: to do it here would mean to run
+/// code between fork and exec, and a fork copies the page tables of this process. With 50 MB in use that took 5 ms;
+/// without, the start takes 1 ms, of which the worker's own half takes 0.7.
 pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
     let mut command = Command::new(child.program);
     command.args(child.args).process_group(0).kill_on_drop(true);
@@ -67,8 +70,10 @@ pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes system calls only: no allocation, no locks.
-    unsafe { command.pre_exec(prepare) };
+    if child.options.is_none() || nice != 0 || memory.is_some() {
+        // SAFETY: between fork and exec the closure makes system calls only: no allocation, no locks.
+        unsafe { command.pre_exec(prepare) };
+    }
     let mut process = command.spawn()?;
     let stdin = process.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let stdout = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;

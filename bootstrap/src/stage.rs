@@ -52,8 +52,7 @@ pub(crate) enum How {
     Gone,
 }
 
-/// What whoever drives the machine has to do next.
-#[derive(Debug, PartialEq, Eq)]
+/// What whoever drives the machine has to do next. It shows itself nowhere: what is written may be a secret.
 pub(crate) enum Action {
     /// Hand on more bytes from the far side.
     Read,
@@ -134,7 +133,6 @@ enum Phase {
 }
 
 /// The near half of the dialogue.
-#[derive(Debug)]
 pub(crate) struct Stage {
     marker: String,
     arguments: Vec<String>,

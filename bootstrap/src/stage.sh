@@ -28,10 +28,13 @@ for x in "$@"; do
   case $x in c*) c=$v;; n*) n=$v;; m*) m=$v;; e*) e=1;; t*) t=1;; a*) set -- "$@" "$v";; esac;
 done;
 
-M=$(umask);
-umask 077;
-U=$(id -u);
-p=$(uname -sm);
+# Who and where we are: read where that costs no process.
+p=;
+[ -r /proc/sys/kernel/arch ] && read -r x </proc/sys/kernel/ostype && read -r l </proc/sys/kernel/arch && p="$x $l";
+[ "$p" ] || p=$(uname -sm);
+U=;
+[ -r /proc/self/status ] && while read -r x l r o; do case $x in Uid:) U=$r; break;; esac; done </proc/self/status;
+[ "$U" ] || U=$(id -u);
 for x in /lib/ld-musl-*; do [ -e "$x" ] && L=musl; done;
 
 # Calls its arguments for each folder d of the ladder until one serves.
@@ -47,25 +50,34 @@ runs() {
   "$d/.x" 2>/dev/null && return;
   x=$d/.x-$A;
   { echo : >"$x" && chmod 700 "$x" && "$x" && mv -f "$x" "$d/.x"; } 2>/dev/null || { rm -f "$x"; false; }; };
+# The digest of the file $1, with words around it, by whatever can compute it.
+digest() { sha256sum <"$1" || shasum -a 256 <"$1" || openssl dgst -sha256 <"$1"; };
 # Whether the file $1 has the digest D; h stays empty when nothing here can tell.
-sum() {
-  h=$({ sha256sum <"$1" || shasum -a 256 <"$1" || openssl dgst -sha256 <"$1"; } 2>/dev/null);
-  case $h in *$D*) ;; *) false;; esac; };
-# The worker's name in d: the first quarter of the digest, enough to tell versions apart.
-name() { f=$d/farcall-${D%????????????????????????????????????????????????}; };
-# Whether the worker is in d already.
-hit() { name; [ -x "$f" ] && [ -f "$f" ] && own && sum "$f" && runs && { touch "$f" 2>/dev/null; true; }; };
-# Whether $1 was used within the last hour, or is running.
+sum() { h=$(digest "$1" 2>/dev/null); case $h in *$D*) ;; *) false;; esac; };
+# The worker f in d, named by the first quarter of the digest: enough to tell versions apart.
+name() { k=${D%????????????????????????????????????????????????} f=$d/farcall-$k; };
+# Notes that it was used. An empty file of its own takes that note without a process.
+used() { { true >"$d/.u-$k"; } 2>/dev/null; };
+# Whether the worker is in d already. Its digest and whether programs may run there are found out at the same time.
+hit() {
+  name;
+  [ -x "$f" ] && [ -f "$f" ] && own || return 1;
+  h=$({ "$d/.x" && echo runs; } 2>/dev/null & digest "$f" 2>/dev/null; wait);
+  case $h in *$D*) ;; *) return 1;; esac;
+  case $h in *runs*) ;; *) runs || return;; esac;
+  used;
+  return 0; };
+# Whether version $1 was used within the last hour, or is running.
 busy() {
-  [ "$(find "$1" -mmin +60)" ] || return 0;
-  for x in /proc/[0-9]*/exe; do [ "$x" -ef "$1" ] && return; done;
+  [ "$(find "$d/.u-$1" -mmin +60)" ] || return 0;
+  for x in /proc/[0-9]*/exe; do [ "$x" -ef "$d/farcall-$1" ] && return; done;
   return 1; };
-# Removes what cut deliveries left, and all versions but the latest.
+# Removes what cut deliveries left, and all versions but the latest used.
 tidy() {
   find "$d" -type f -name ".[nx]-*" -mmin +60 -exec rm -f {} +;
   i=0;
-  for o in $(ls -t "$d"); do
-    case $o in farcall-*) i=$((i+1)); [ $i -le 4 ] || busy "$d/$o" || rm -f "$d/$o";; esac;
+  for o in $(ls -At "$d"); do
+    case $o in .u-*) o=${o#.u-} i=$((i+1)); [ $i -le 4 ] || busy $o || rm -f "$d/.u-$o" "$d/farcall-$o";; esac;
   done; };
 # Makes d where its parent is there, or may be made.
 make() {
@@ -92,7 +104,7 @@ take() {
     if sum "$g"; then
       chmod 700 "$g" && K=kept && if [ "$t" ]; then f=$g; return; fi;
       [ -d "$f" ] && break;
-      mv -f "$g" "$f" && { g=; tidy >/dev/null 2>&1; return 0; };
+      mv -f "$g" "$f" && { g=; used; tidy >/dev/null 2>&1; return 0; };
     else
       [ "$h" ] || [ $(wc -c <"$g") -ne "$r" ] || { chmod 700 "$g"; f=$g t=1 K=kept; return; };
     fi;
@@ -108,24 +120,26 @@ undo() { [ -z "$g" ] || rm -f "$g"; };
 each hit || {
   [ "$(echo xy | head -c 1 2>/dev/null)" = x ] && Z=c;
   command -v gzip >/dev/null 2>&1 && Z=g$Z;
+  M=$(umask);
+  umask 077;
   trap undo 0;
   trap "exit 1" 1 2 13 15;
   each take || die folders$w;
   trap - 0 1 2 13 15;
+  umask "$M";
 };
 
 # From here on the place is made as asked for, and the worker takes over.
-umask "$M";
 [ -z "$c" ] || { mkdir -p -- "$c" && CDPATH= cd -- "$c" >/dev/null; } || die chdir;
 [ -z "$m" ] || case $p in Linux*) ulimit -d "$m";; *) ulimit -v "$m";; esac || die memory;
 if [ "$n" ]; then
   N=$(command -v nice) || die nice;
   case $n in -*) [ "$(nice -n "$n" nice 2>/dev/null)" -lt "$(nice)" ] || die nice;; esac;
 fi;
-k=$f;
+q=$f;
 if [ "$K$t" = kept1 ]; then
   exec 9<"$f";
-  [ -e /proc/self/fd/9 ] && { rm -f "$f" "$d/.x"; rmdir "$d" 2>/dev/null; k=; f=/proc/self/fd/9; };
+  [ -e /proc/self/fd/9 ] && { rm -f "$f" "$d/.x"; rmdir "$d" 2>/dev/null; q=; f=/proc/self/fd/9; };
   K=gone;
 fi;
 if [ "$e" ]; then
@@ -137,12 +151,12 @@ fi;
 set -- "$f" "$@";
 [ -z "$n" ] || set -- "$N" -n "$n" "$@";
 say run $K $L $p;
-case $K$k in
+case $K$q in
   cached*|kept*) exec "$@";;
   gone) exec "$@" 9<&9;;
 esac;
 "$@";
 x=$?;
-rm -f "$k" "$d/.x";
+rm -f "$q" "$d/.x";
 rmdir "$d" 2>/dev/null;
 exit $x;
