@@ -199,15 +199,18 @@ impl Inflow {
         Ok(())
     }
 
-    /// Whether a whole window was consumed within two round trips: then the window, not the reader or the path, is what
-    /// limits the flow. (The rule of the BDP estimators in HTTP/2 and yamux implementations.) Starts a new turn.
+    /// Whether windows are consumed in less than two round trips each: then the window, not the reader or the path, is what
+    /// limits the flow. (The rule of the estimators in HTTP/2 and yamux implementations.) Judged in turns of at least half
+    /// a window; starts a new one.
     pub(crate) fn is_limiting(&mut self, now: u64, round_trip: u64) -> bool {
         let (consumed, began) = self.turn;
-        if self.consumed - consumed < u64::from(self.window) {
+        let amount = self.consumed - consumed;
+        if amount < u64::from(self.window / 2) {
             return false;
         }
         self.turn = (self.consumed, now);
-        began != 0 && now - began < round_trip.saturating_mul(2)
+        let reference = u128::from(amount) * 2 * u128::from(round_trip);
+        began != 0 && u128::from(now - began) * u128::from(self.window) < reference
     }
 
     pub(crate) fn grow(&mut self, bytes: u32) {
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_limits_when_it_is_consumed_within_two_round_trips() {
+    fn a_window_limits_when_it_is_consumed_in_less_than_two_round_trips() {
         let mut into = Inflow::new(100);
         let mut turn = |now, round_trip| {
             into.receive(100).unwrap();
