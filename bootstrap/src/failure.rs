@@ -154,7 +154,9 @@ fn remedy_of(error: &StageError) -> Option<String> {
         StageError::Folders(_) => {
             "give the account a folder that it can write to and that is its own (mode 0700)"
         }
-        StageError::Nice => "only a privileged account may lower the niceness",
+        StageError::Nice => {
+            "only a privileged account may lower the niceness, and `nice` must be installed there"
+        }
         StageError::Memory => "the account's hard limit may be lower (ulimit -H -d)",
         _ => return None,
     };

@@ -24,9 +24,10 @@ pub enum Target {
 /// ```
 /// use farcall_bootstrap::target::{CommandTarget, Target};
 ///
-/// let container = Target::from(CommandTarget::new("docker").args(["exec", "-i", "web"]));
+/// let container = CommandTarget::new("docker").args(["exec", "-i", "web"]);
 /// let system_ssh = Target::from(CommandTarget::new("ssh").args(["web1"]).as_line());
-/// assert_eq!(container.to_string(), "docker exec -i web");
+/// assert_eq!(Target::from(container.clone()).to_string(), "docker exec -i web");
+/// assert_eq!(Target::from(container.named("docker://web")).to_string(), "docker://web");
 /// assert_eq!(system_ssh.to_string(), "ssh web1");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +38,8 @@ pub struct CommandTarget {
     pub args: Vec<OsString>,
     /// How what is to run at the far end is handed over.
     pub form: CommandForm,
+    /// What the place is called in errors; the command itself when absent.
+    pub name: Option<String>,
 }
 
 /// How a command is told what to run at the far end.
@@ -56,13 +59,20 @@ pub enum CommandForm {
 impl CommandTarget {
     /// A command that runs further arguments as they are.
     pub fn new(program: impl Into<OsString>) -> Self {
-        Self { program: program.into(), args: Vec::new(), form: CommandForm::Arguments }
+        Self { program: program.into(), args: Vec::new(), form: CommandForm::Arguments, name: None }
     }
 
     /// Adds arguments.
     #[must_use]
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Gives the place a name for errors: a command may be long.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
         self
     }
 
@@ -98,6 +108,7 @@ impl fmt::Display for Target {
         match self {
             Target::Local => f.write_str("local"),
             Target::Ssh(host) => write!(f, "{host}"),
+            Target::Command(CommandTarget { name: Some(name), .. }) => f.write_str(name),
             Target::Command(command) => {
                 write!(f, "{}", command.program.display())?;
                 command.args.iter().try_for_each(|arg| write!(f, " {}", arg.display()))

@@ -110,6 +110,19 @@ posix_shells! {
 }
 
 #[tokio::test]
+async fn busybox_alone_is_enough() {
+    all_ways(Place::new().only_busybox().login(&["busybox", "sh", "-c"])).await;
+}
+
+#[tokio::test]
+async fn any_account_is_served() {
+    let place =
+        Place::new().login(&["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "dash", "-c"]);
+    std::os::unix::fs::chown(place.home(), Some(1234), Some(1234)).expect("given");
+    all_ways(place).await;
+}
+
+#[tokio::test]
 async fn arguments_that_are_not_text_arrive_as_they_are() {
     use std::os::unix::ffi::OsStringExt;
     let place = Place::new();

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use farcall_bootstrap::error::LaunchError;
@@ -79,6 +80,21 @@ impl Place {
             symlink(found(tool), bin.join(tool)).expect("linked");
         }
         symlink(found(shell), bin.join("sh")).expect("linked");
+        self.path = bin.into();
+        self
+    }
+
+    /// Nothing but busybox, as in a small container or a router.
+    pub(crate) fn only_busybox(mut self) -> Self {
+        let bin = self.folder.path().join("bin");
+        fs::create_dir(&bin).expect("a folder");
+        let busybox = found("busybox");
+        let applets = Command::new(&busybox).arg("--list").output().expect("it runs").stdout;
+        for applet in String::from_utf8(applets).expect("names").lines() {
+            symlink(&busybox, bin.join(applet)).expect("linked");
+        }
+        // Debian builds it without this one.
+        let _ = symlink(found("nice"), bin.join("nice"));
         self.path = bin.into();
         self
     }
