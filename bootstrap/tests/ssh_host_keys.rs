@@ -414,6 +414,12 @@ async fn an_error_says_what_it_saw_and_its_command_mends_it() {
         Command::new("ssh-keygen").arg("-lf").arg(scene.key.public_path()).output().expect("ssh-keygen");
     let fingerprint =
         String::from_utf8_lossy(&fingerprint.stdout).split_whitespace().nth(1).expect("one").to_owned();
+    let hint = |text: String| {
+        let case = Case { name: "", files: vec![text], settings: "", accepted: false };
+        scene.configure("ours", &case).0
+    };
+    let bad = reach("server", &hint(format!("\n{name} nonsense\n"))).await.expect_err("refused");
+    assert!(bad.hint().expect("a hint").contains("known_0:2 cannot be read; if that"), "{bad}");
     for (text, line) in [
         (String::new(), None),
         (format!("# comment\n{name} {}\n", scene.other.public()), Some(2)),

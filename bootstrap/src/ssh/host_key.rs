@@ -359,6 +359,15 @@ impl HostKeys {
 
     /// The command that makes the key known, for a person who has compared the fingerprint.
     pub(crate) fn remedy(&self, error: &HostKeyError) -> Option<String> {
+        let command = self.command(error)?;
+        let bad = KnownHosts::read(&self.files, &self.name).bad;
+        let notes: String =
+            bad.iter().map(|bad| format!("{}:{} cannot be read; ", bad.file.display(), bad.line)).collect();
+        // The command comes last, so that it can be copied to the end of the line.
+        Some(notes + &command)
+    }
+
+    fn command(&self, error: &HostKeyError) -> Option<String> {
         let file = self.user_file.as_ref()?;
         match error {
             HostKeyError::Unknown { shown, .. } => {

@@ -20,6 +20,10 @@ use super::session::Session;
 /// How many bytes of standard error are kept for a reader that is slow or absent; older ones are dropped.
 const STDERR_LIMIT: usize = 1 << 20;
 
+/// What keeping a chunk costs besides its bytes, about: a far side that sends single bytes must not cost a hundred
+/// times the bound.
+const CHUNK_COST: usize = 128;
+
 /// How the far side ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -76,14 +80,15 @@ struct State {
 #[derive(Default)]
 struct Queue {
     chunks: VecDeque<Bytes>,
-    length: usize,
+    /// What the chunks cost in memory, in bytes.
+    cost: usize,
     ended: bool,
     reader: Option<Waker>,
 }
 
 impl Queue {
     fn push(&mut self, chunk: Bytes) -> Option<Waker> {
-        self.length += chunk.len();
+        self.cost += CHUNK_COST + chunk.len();
         self.chunks.push_back(chunk);
         self.reader.take()
     }
@@ -95,8 +100,9 @@ impl Queue {
             let n = chunk.len().min(buf.remaining());
             buf.put_slice(&chunk[..n]);
             chunk.advance(n);
-            self.length -= n;
+            self.cost -= n;
             if chunk.is_empty() {
+                self.cost -= CHUNK_COST;
                 self.chunks.pop_front();
             }
         }
@@ -229,9 +235,10 @@ impl Shared {
 
     fn take(&self, message: ChannelMsg) -> Result<(), Stop> {
         match message {
+            ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, ext: 1 } if data.is_empty() => {}
             ChannelMsg::Data { data } => {
                 let mut state = self.lock();
-                if state.stdout.length + data.len() > self.backlog {
+                if state.stdout.cost + CHUNK_COST + data.len() > self.backlog {
                     let error = ExecError::Backlog(self.backlog);
                     state.error = Some(error.clone());
                     drop(state);
@@ -247,9 +254,9 @@ impl Shared {
                 let mut state = self.lock();
                 keep_tail(&mut state.stderr_tail, &data);
                 let waker = state.stderr.push(data);
-                while state.stderr.length > STDERR_LIMIT && state.stderr.chunks.len() > 1 {
-                    let dropped = state.stderr.chunks.pop_front().map_or(0, |chunk| chunk.len());
-                    state.stderr.length -= dropped;
+                while state.stderr.cost > STDERR_LIMIT && state.stderr.chunks.len() > 1 {
+                    let dropped = state.stderr.chunks.pop_front().map_or(0, |chunk| CHUNK_COST + chunk.len());
+                    state.stderr.cost -= dropped;
                 }
                 drop(state);
                 waker.into_iter().for_each(Waker::wake);
@@ -302,7 +309,7 @@ impl Shared {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut state = self.lock();
-        if queue(&mut state).length > 0 || buf.remaining() == 0 {
+        if !queue(&mut state).chunks.is_empty() || buf.remaining() == 0 {
             queue(&mut state).pop_into(buf);
             return Poll::Ready(Ok(()));
         }
@@ -402,5 +409,50 @@ impl AsyncWrite for Stdin {
             return Poll::Ready(Ok(()));
         }
         self.writer.as_mut().poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(backlog: usize) -> Shared {
+        Shared {
+            state: Mutex::default(),
+            end: watch::Sender::default(),
+            killed: CancellationToken::new(),
+            backlog,
+        }
+    }
+
+    #[test]
+    fn single_bytes_cost_what_they_take() {
+        let shared = shared(1 << 20);
+        let byte = || ChannelMsg::Data { data: Bytes::from_static(b"x") };
+        let taken = (0..).take_while(|_| shared.take(byte()).is_ok()).count();
+        assert_eq!(taken, (1 << 20) / (CHUNK_COST + 1));
+        assert_eq!(shared.end.borrow().error, Some(ExecError::Backlog(1 << 20)));
+        // What is empty costs nothing, and is not the end.
+        assert!(shared.take(ChannelMsg::Data { data: Bytes::new() }).is_ok());
+
+        let mut space = vec![0; taken + 1];
+        let mut buf = ReadBuf::new(&mut space);
+        shared.lock().stdout.pop_into(&mut buf);
+        assert_eq!((buf.filled().len(), shared.lock().stdout.cost), (taken, 0));
+    }
+
+    #[test]
+    fn standard_error_forgets_its_beginning() {
+        let shared = shared(0);
+        for n in 0..100_000_u32 {
+            let data = Bytes::from(format!("{n}\n"));
+            assert!(shared.take(ChannelMsg::ExtendedData { data, ext: 1 }).is_ok());
+        }
+        let mut space = vec![0; STDERR_LIMIT];
+        let mut buf = ReadBuf::new(&mut space);
+        assert!(shared.lock().stderr.cost <= STDERR_LIMIT);
+        shared.lock().stderr.pop_into(&mut buf);
+        assert!(buf.filled().ends_with(b"99998\n99999\n") && shared.lock().stderr.cost == 0);
+        assert!(shared.lock().stderr_tail.ends_with(b"99998\n99999\n"));
     }
 }
