@@ -14,7 +14,11 @@ const ODD: &str = "it's \"a\" \\b\\\\c !x !! $HOME `id` $(id) * ? [a-z] {a,b} ~ 
 fn odd_options(place: &Place) -> LaunchOptions {
     LaunchOptions {
         arguments: vec!["label".into(), ODD.into(), "".into(), "-n".into(), "last".into()],
-        env: vec![("ODD".into(), ODD.into()), ("EMPTY".into(), "".into()), ("PLAIN".into(), "x=1".into())],
+        env: [("ODD", ODD), ("EMPTY", ""), ("PLAIN", "x=1"), ("IFS", ":"), ("PATH", "/elsewhere")]
+            .into_iter()
+            .chain(["A", "d", "f", "K", "l", "n", "p", "q", "v", "x"].map(|name| (name, "asked for")))
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
         chdir: Some(place.home().join(ODD).join("below")),
         nice: Some(3),
         memory: Some(512 << 20),
@@ -24,10 +28,15 @@ fn odd_options(place: &Place) -> LaunchOptions {
 
 /// Cold, warm with every setting and odd values, and without leaving anything.
 async fn all_ways(place: Place) {
+    let place = place.variable("h=was there").variable("s=was there");
     let program = program();
     let cold = place.start(&program, &options()).await.expect("delivered");
     assert!(matches!(cold.delivery(), Delivery::Sent { kept: true, .. }), "{:?}", cold.delivery());
     assert_eq!(cold.launched.platform, Some(farcall_bootstrap::platform::Platform::current()));
+    let environ = cold.proc("environ");
+    for variable in ["h=was there", "s=was there"] {
+        assert!(environ.split('\0').any(|other| other == variable), "{environ:?}");
+    }
     let named = place.cached_worker();
     assert_eq!(cold.link("exe"), named);
     cold.echo_and_end().await;
@@ -42,7 +51,10 @@ async fn all_ways(place: Place) {
     assert_eq!(warm.link("cwd"), place.home().join(ODD).join("below"));
     let environ = warm.proc("environ");
     let variables: Vec<&str> = environ.split('\0').collect();
-    for variable in [&format!("ODD={ODD}"), "EMPTY=", "PLAIN=x=1"] {
+    let odd = format!("ODD={ODD}");
+    for variable in
+        [&odd, "EMPTY=", "PLAIN=x=1", "IFS=:", "A=asked for", "f=asked for", "q=asked for", "x=asked for"]
+    {
         assert!(variables.contains(&variable), "{variable:?} in {variables:?}");
     }
     let stat = warm.proc("stat");
