@@ -8,7 +8,7 @@ use farcall_bootstrap::ssh::{ExecError, ExitStatus, SshOptions};
 use farcall_bootstrap::{Class, Step};
 use farcall_test_support::{Sshd, TempHome};
 use ssh_client::{options, printed, reach};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 fn setting(sshd: &Sshd, home: &TempHome) -> SshOptions {
     options(home, &sshd.config("server"))
@@ -67,11 +67,17 @@ async fn a_server_that_ignores_signals_cannot_keep_a_killed_command() {
 async fn the_end_is_known_while_output_is_held_open() {
     let (home, sshd) = (TempHome::new(), Sshd::start());
     let session = reach("server", &setting(&sshd, &home)).await.expect("let in");
-    let mut exec = session.exec("sleep 600 & echo started; exit 5").await.expect("a channel");
+    let mut exec = session.exec("sleep 600 & echo $!; exit 5").await.expect("a channel");
     assert_eq!(soon(exec.process.wait()).await, Ok(ExitStatus::Exited(5)));
-    let mut line = [0; 8];
-    soon(exec.stdout.read_exact(&mut line)).await.expect("read");
-    assert_eq!(&line, b"started\n");
+    let mut line = String::new();
+    let mut stdout = tokio::io::BufReader::new(&mut exec.stdout);
+    soon(stdout.read_line(&mut line)).await.expect("read");
+    let sleeper = rustix::process::Pid::from_raw(line.trim().parse().expect("a number")).expect("not zero");
+    // It still holds the output: the end comes with its death, and not before.
+    rustix::process::kill_process(sleeper, rustix::process::Signal::KILL).expect("it was running");
+    let mut rest = String::new();
+    soon(stdout.read_to_string(&mut rest)).await.expect("read");
+    assert_eq!(rest, "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

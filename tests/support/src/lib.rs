@@ -13,5 +13,5 @@ mod sshd;
 pub use agent::SshAgent;
 pub use home::TempHome;
 pub use keys::{Authority, Certify, KeyKind, KeyPair};
-pub use process::{descendants, kill_tree};
+pub use process::{descendants, kill_tree, with_variable};
 pub use sshd::{PASSWORD, Sshd, SshdBuilder};

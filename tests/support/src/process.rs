@@ -26,6 +26,22 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
+/// The processes of our account whose environment has `name` with a value that `wanted` selects.
+pub fn with_variable(name: &str, wanted: impl Fn(&str) -> bool) -> Vec<u32> {
+    std::fs::read_dir("/proc")
+        .expect("a mounted /proc")
+        .filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+            let has = environment.split(|&b| b == 0).any(|variable| {
+                let text = String::from_utf8_lossy(variable);
+                text.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')).is_some_and(&wanted)
+            });
+            has.then_some(pid)
+        })
+        .collect()
+}
+
 /// Kills `pid` and the processes below it. Those are stopped first, so that none can start another meanwhile.
 pub fn kill_tree(pid: u32) {
     let send = |pid: u32, signal| {

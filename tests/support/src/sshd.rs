@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::keys::{KeyKind, KeyPair};
-use crate::process::{descendants, kill_tree};
+use crate::process::{descendants, kill_tree, with_variable};
 
 /// The server; the path must be absolute, it starts itself again for each connection.
 const PROGRAM: &str = "/usr/sbin/sshd";
@@ -133,9 +133,14 @@ impl Sshd {
         );
     }
 
-    /// The processes that its connections run, besides the listening one.
+    /// The processes that its connections run, besides the listening one: those below it, and those that have left it
+    /// and still carry the variable by which a session knows its connection.
     pub fn sessions(&self) -> Vec<u32> {
-        descendants(self.child.id())
+        let mut found = descendants(self.child.id());
+        let ours = format!(" 127.0.0.1 {}", self.port);
+        let strays = with_variable("SSH_CONNECTION", |value| value.ends_with(&ours));
+        found.extend(strays.into_iter().filter(|pid| !found.contains(pid)).collect::<Vec<_>>());
+        found
     }
 
     /// Waits until no connection is left, and nothing that one has started.
@@ -175,6 +180,8 @@ impl Drop for Sshd {
     fn drop(&mut self) {
         kill_tree(self.child.id());
         let _ = self.child.wait();
+        // What a session left behind has no parent to be found by.
+        self.cut_connections();
     }
 }
 
