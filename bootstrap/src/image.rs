@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Mutex;
 
@@ -30,7 +30,14 @@ pub struct Program {
     main: PathBuf,
     twin: Option<String>,
     folders: Vec<PathBuf>,
-    loaded: Arc<Mutex<HashMap<PathBuf, Artifact>>>,
+    found: Arc<Found>,
+}
+
+/// What was found once and serves every start.
+#[derive(Debug, Default)]
+struct Found {
+    local: OnceLock<PathBuf>,
+    artifacts: Mutex<HashMap<Platform, Artifact>>,
 }
 
 /// Why there is nothing to ship.
@@ -91,13 +98,14 @@ impl Program {
 
     /// The program in a file.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { main: path.into(), twin: None, folders: Vec::new(), loaded: Arc::default() }
+        Self { main: path.into(), twin: None, folders: Vec::new(), found: Arc::default() }
     }
 
     /// Prefers files beside the program whose names begin with `twin`: leaner builds, or builds for other platforms.
     #[must_use]
     pub fn beside(mut self, twin: impl Into<String>) -> Self {
         self.twin = Some(twin.into());
+        self.found = Arc::default();
         self
     }
 
@@ -106,12 +114,13 @@ impl Program {
     #[must_use]
     pub fn folder(mut self, path: impl Into<PathBuf>) -> Self {
         self.folders.push(path.into());
+        self.found = Arc::default();
         self
     }
 
     /// What is started on this machine: the twin for this platform, or else the program itself.
-    pub fn local(&self) -> PathBuf {
-        self.find(&Platform::current()).unwrap_or_else(|| self.main.clone())
+    pub fn local(&self) -> &Path {
+        self.found.local.get_or_init(|| self.find(&Platform::current()).unwrap_or_else(|| self.main.clone()))
     }
 
     /// The build for this machine's platform, the first guess for any place.
@@ -128,14 +137,14 @@ impl Program {
         let this = self.clone();
         let wanted = platform.clone();
         // Held while loading, so that many starts at once read and digest a program once.
-        let mut loaded = self.loaded.lock().await;
-        if let Some(known) = loaded.values().find(|artifact| artifact.platform() == platform) {
+        let mut artifacts = self.found.artifacts.lock().await;
+        if let Some(known) = artifacts.get(platform) {
             return Ok(known.clone());
         }
         let artifact = tokio::task::spawn_blocking(move || this.load(&wanted))
             .await
             .unwrap_or_else(|_| self.load(platform))?; // the runtime is ending: do it here
-        loaded.insert(artifact.path().into(), artifact.clone());
+        artifacts.insert(platform.clone(), artifact.clone());
         Ok(artifact)
     }
 
@@ -253,8 +262,6 @@ mod tests {
         let program = plain.beside("tool-worker").folder(images.path());
         assert_eq!(program.local(), twin);
         assert_eq!(program.for_platform(&s390x()).await.expect("an image").path(), image);
-
-        let unshared = Program::at(&main).beside("tool-worker");
-        assert_eq!(unshared.for_here().await.expect("the twin").path(), twin);
+        assert_eq!(program.for_here().await.expect("the twin").path(), twin);
     }
 }
