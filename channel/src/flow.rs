@@ -199,9 +199,9 @@ impl Inflow {
         Ok(())
     }
 
-    /// Whether windows are consumed in less than two round trips each: then the window, not the reader or the path, is what
-    /// limits the flow. (The rule of the estimators in HTTP/2 and yamux implementations.) Judged in turns of at least half
-    /// a window; starts a new one.
+    /// Whether windows are consumed in less than four round trips each: then the window, not the reader or the path, is what
+    /// limits the flow. (The rule of the estimators in HTTP/2 and yamux implementations, which take two: they do not wake a
+    /// reader for each window.) Judged in turns of at least half a window; starts a new one.
     pub(crate) fn is_limiting(&mut self, now: u64, round_trip: u64) -> bool {
         let (consumed, began) = self.turn;
         let amount = self.consumed - consumed;
@@ -209,7 +209,7 @@ impl Inflow {
             return false;
         }
         self.turn = (self.consumed, now);
-        let reference = u128::from(amount) * 2 * u128::from(round_trip);
+        let reference = u128::from(amount) * 4 * u128::from(round_trip);
         began != 0 && u128::from(now - began) * u128::from(self.window) < reference
     }
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_limits_when_it_is_consumed_in_less_than_two_round_trips() {
+    fn a_window_limits_when_it_is_consumed_in_less_than_four_round_trips() {
         let mut into = Inflow::new(100);
         let mut turn = |now, round_trip| {
             into.receive(100).unwrap();
@@ -300,8 +300,8 @@ mod tests {
             into.is_limiting(now, round_trip)
         };
         assert!(!turn(1000, 500), "the first turn has no beginning");
-        assert!(turn(1999, 500));
-        assert!(!turn(3000, 500));
-        assert!(!turn(3001, 0));
+        assert!(turn(2999, 500));
+        assert!(!turn(5000, 500));
+        assert!(!turn(5001, 0));
     }
 }

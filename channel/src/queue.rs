@@ -206,6 +206,19 @@ impl Queue {
         }
     }
 
+    /// The length of the longest queued message.
+    pub(crate) fn longest(&self) -> usize {
+        let mut rest = &self.records[self.start..];
+        let mut longest = 0;
+        while let Some((prefix, after)) = rest.split_first_chunk() {
+            let prefix = u32::from_ne_bytes(*prefix);
+            let len = (prefix & !LARGE_BIT) as usize;
+            longest = longest.max(len);
+            rest = if prefix & LARGE_BIT != 0 { after } else { &after[len..] };
+        }
+        longest
+    }
+
     /// Bytes that the queued messages take.
     pub(crate) fn memory(&self) -> usize {
         let large = self.large.iter().flat_map(|large| large.iter());
@@ -268,6 +281,7 @@ mod tests {
                 assert_eq!(popped, expected.pop_front());
             }
             assert_eq!(queue.is_empty(), expected.is_empty());
+            assert_eq!(queue.longest(), expected.iter().map(Vec::len).max().unwrap_or(0));
             assert!(queue.memory() <= expected.iter().map(|message| message.len() + 12).sum());
         }
         assert!(queue.records.capacity() < 64 * (4095 + 12) * 4, "a queue does not grow behind its start");

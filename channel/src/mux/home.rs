@@ -29,9 +29,11 @@ impl Mux {
         slot.out.handle = false;
         slot.into.handle = false;
         let announced = slot.announced;
+        let unused = slot.out.state == OutState::Unused;
         let extra = slot.extra();
         if !announced {
             extra.opened = extra.carried.take();
+            extra.silent = unused;
         }
         extra.carried = Some(carried);
         slot.owes.returned = true;
@@ -49,6 +51,7 @@ impl Mux {
             if self.slot(end).into.state == InState::Ended {
                 self.close_diverted(end);
             }
+            self.claim_room_to_pass_on(end);
         }
         self.schedule_control(end);
         self.schedule(end);
@@ -75,6 +78,23 @@ impl Mux {
             into.consumed += messages;
             into.flow.consume(cost);
             self.give_back(key);
+        }
+    }
+
+    /// A long message that is passed on has nobody who waits for it here: it may come when it can leave again.
+    pub(super) fn claim_room_to_pass_on(&mut self, key: Key) {
+        let slot = self.slot(key);
+        let (Some(extra), Some(assembly)) = (&slot.extra, &slot.into.assembly) else { return };
+        let cost = cost(assembly.total as usize);
+        let leaves = match extra.deliver {
+            Some(end) => {
+                let wanted = self.is_live(end) && self.slot(end).into.state == InState::Open;
+                !wanted || self.slot(end).into.has_local_room(cost)
+            }
+            None => extra.echo,
+        };
+        if leaves {
+            self.claim_room(key);
         }
     }
 
@@ -107,6 +127,12 @@ impl Mux {
         let old = self.slot(key);
         let echoes = !matches!(old.out.state, OutState::Unused | OutState::Done { .. });
         let returns = old.into.on_wire;
+        let flow = &old.into.flow;
+        let base = old.extra.as_ref().map_or(0, |extra| extra.base);
+        let used = old.into.received > base || old.into.assembly.is_some() || flow.reserved() > 0;
+        if echoes && returns && used {
+            return Err(Violation::Travel { id });
+        }
 
         // The partner's handle gets an end of a new pair; the channel goes on elsewhere until it has ended.
         let sends = old.out.state != OutState::Unused;
@@ -124,7 +150,10 @@ impl Mux {
         near.into.consumed = old.into.consumed;
         near.into.bytes = old.into.bytes;
         near.into.queue = std::mem::take(&mut old.into.queue);
-        near.into.flow.admit(old.into.flow.held());
+        // What came of a message that is not whole stays with the channel.
+        let begun = old.into.assembly.as_ref().map_or(0, |assembly| cost(assembly.came as usize));
+        let held = old.into.flow.held() - begun;
+        near.into.flow.admit(held);
         near.into.state = match old.into.state {
             InState::Finishing => InState::Done,
             state => state,
@@ -161,7 +190,6 @@ impl Mux {
         self.recent = (id, home);
 
         let channel = self.slot(home);
-        let held = channel.into.flow.held();
         channel.extra().deliver = Some(if echoes { far } else { key });
         if channel.out.long.take().is_some_and(|long| long.sent) {
             channel.out.withdraw = true;
@@ -255,7 +283,10 @@ impl Mux {
         }
         let into = &self.slot(home).into;
         match into.state {
-            InState::Open => self.give_back(home),
+            InState::Open => {
+                self.give_back(home);
+                self.claim_room_to_pass_on(home);
+            }
             InState::Ended if into.queue.is_empty() => self.come_home(home),
             InState::Ended | InState::Finishing | InState::Done => {}
         }

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+pub use receive::Landing;
 pub use slot::Key;
 use slot::{InState, Long, OutState, Slot};
 pub use transmit::Transmit;
@@ -251,6 +252,8 @@ pub struct Mux {
     /// This side accepts no more channels, or the peer does not.
     draining: bool,
     peer_draining: bool,
+    /// The last of this side's channels that the peer knew when it said so.
+    peer_last: u64,
     drained_reported: bool,
     /// The reason to tell the peer when this side ends the connection at once.
     farewell: Option<Arc<str>>,
@@ -298,6 +301,7 @@ impl Mux {
             goaway_owed: false,
             draining: false,
             peer_draining: false,
+            peer_last: 0,
             drained_reported: false,
             farewell: None,
             opens: VecDeque::new(),
@@ -799,7 +803,13 @@ impl Mux {
         }
         self.leave_line(key);
         match link {
-            Some(partner) => self.finish_locally(key, partner),
+            Some(partner) => {
+                let homing = self.slot(key).homing();
+                self.finish_locally(key, partner);
+                if let Some(home) = homing {
+                    self.forward(home);
+                }
+            }
             None if !self.slot(key).into.on_wire || self.cause().is_some() => {
                 self.slot(key).into.state = InState::Done;
                 self.settle_slot(key);
@@ -958,6 +968,13 @@ impl Mux {
         let cause = match (self.is_drained(), self.draining) {
             (true, true) => ConnectionError::Closed,
             (true, false) => ConnectionError::ClosedByPeer,
+            // Channels that were opened too late for the peer to know of them.
+            (false, _)
+                if self.peer_draining
+                    && self.ids.keys().all(|&id| self.is_ours(id) && id > self.peer_last) =>
+            {
+                ConnectionError::ClosedByPeer
+            }
             (false, _) => ConnectionError::Eof,
         };
         self.end(cause);
@@ -1022,8 +1039,8 @@ impl Mux {
         let slots = self.slots.iter();
         slots
             .map(|(_, slot)| {
-                let assembly = slot.into.assembly.as_ref().map_or(0, |assembly| assembly.bytes.capacity());
-                (slot.out.queue.memory() + slot.into.queue.memory() + assembly) as u64
+                let assembly = slot.into.assembly.as_ref().map_or(0, |assembly| assembly.came);
+                (slot.out.queue.memory() + slot.into.queue.memory()) as u64 + assembly
             })
             .sum()
     }

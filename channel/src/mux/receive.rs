@@ -12,6 +12,19 @@ use crate::flow::{MAX_CREDIT, cost};
 use crate::frame::{Carried, FIRST_LEN, Frame, HEADER_LEN, HELLO_LEN, Header, Hello};
 use crate::queue::Payload;
 
+/// A remaining payload of at least this size is worth a read of its own.
+const LANDING: usize = 16 * 1024;
+
+/// A long message's bytes, lent to whoever reads the byte stream, who appends at most `left` of what comes next.
+#[derive(Debug)]
+pub struct Landing {
+    id: u64,
+    /// What came so far, with room for `left` more.
+    pub bytes: Vec<u8>,
+    /// How many of the bytes that come next belong here.
+    pub left: usize,
+}
+
 impl Mux {
     /// Takes bytes that came from the peer and returns how many it used; the rest, less than a frame, is to be handed in
     /// again with what comes next. What the peer does wrong ends the connection.
@@ -42,6 +55,8 @@ impl Mux {
 
     /// Deadlines: to be called when the time of [`Mux::poll_timeout`] has come, after pending input was handed in.
     pub fn handle_timeout(&mut self, now: Instant) {
+        // Deadlines come while little else does.
+        self.spares.clear();
         if self.cause().is_none()
             && let Verdict::Silent(after) = self.liveness.handle_timeout(now)
         {
@@ -69,7 +84,9 @@ impl Mux {
         let (mut used, mut messages) = (0, 0);
         into.queue.prepare(&mut self.spares);
         while let Some((payload, end)) = Frame::small_data(&input[used..], id) {
-            if payload.len() as u64 > self.config.max_message || into.flow.receive(cost(payload.len())).is_err() {
+            if payload.len() as u64 > self.config.max_message
+                || into.flow.receive(cost(payload.len())).is_err()
+            {
                 break;
             }
             into.queue.push(Payload::Slice(payload));
@@ -131,6 +148,11 @@ impl Mux {
         Ok(0)
     }
 
+    /// Whether channels with this id are for this side to open.
+    pub(super) fn is_ours(&self, id: u64) -> bool {
+        id.is_multiple_of(2) == (self.role == super::Role::Worker)
+    }
+
     /// The channel with this id: `None` if it is dead.
     #[inline]
     pub(super) fn find(&mut self, id: u64) -> Result<Option<Key>, Violation> {
@@ -141,8 +163,7 @@ impl Mux {
             self.recent = (id, key);
             return Ok(Some(key));
         }
-        let ours = id.is_multiple_of(2) != (self.role == super::Role::Coordinator);
-        let seen = if ours { id < self.next_id } else { id <= self.highest };
+        let seen = if self.is_ours(id) { id < self.next_id } else { id <= self.highest };
         if seen { Ok(None) } else { Err(Violation::UnknownChannel { id }) }
     }
 
@@ -217,13 +238,14 @@ impl Mux {
                     self.liveness.pong_owed = Some(token);
                 }
             }
-            Frame::GoAway { last: _, error, text } => {
+            Frame::GoAway { last, error, text } => {
                 self.step(false, "GOAWAY", 0, text.len());
                 if error {
                     let reason = String::from_utf8_lossy(text).into();
                     return Err(ConnectionError::AbortedByPeer { reason });
                 }
                 self.peer_draining = true;
+                self.peer_last = last;
                 if std::mem::take(&mut self.capacity_wanted) {
                     self.events.push_back(Event::Capacity);
                 }
@@ -249,8 +271,7 @@ impl Mux {
         carried: Option<Carried>,
         request: &[u8],
     ) -> Result<(), Violation> {
-        let theirs = id.is_multiple_of(2) == (self.role == super::Role::Coordinator);
-        if !theirs || id <= self.highest || !(sends || receives) {
+        if self.is_ours(id) || id <= self.highest || !(sends || receives) {
             return Err(Violation::OpenOrder { id });
         }
         if self.theirs_open >= self.config.max_channels {
@@ -327,7 +348,7 @@ impl Mux {
             return Err(Violation::Parts { id });
         }
         slot.into.flow.receive(cost(0)).map_err(|_| Violation::Overrun { id })?;
-        slot.into.assembly = Some(Box::new(Assembly { total, bytes: Vec::new() }));
+        slot.into.assembly = Some(Box::new(Assembly { total, came: 0, bytes: Vec::new() }));
         self.add_part(key, payload)
     }
 
@@ -341,24 +362,67 @@ impl Mux {
         slot.into.flow.receive(payload.len() as u64).map_err(|_| Violation::Overrun { id })?;
         let room = assembly.bytes.capacity() - assembly.bytes.len();
         if room < payload.len() {
-            // Never more memory than was granted, and few moves while it grows.
+            // All that the peer has credit for, so that the message is seldom moved; never more.
             let granted = payload.len() as u64 + slot.into.flow.outstanding();
-            let wanted = granted.min(assembly.missing()) as usize;
-            let step = wanted.min(payload.len().max(assembly.bytes.len()).max(64 * 1024));
-            assembly.bytes.reserve_exact(if slot.into.flow.reserved() > 0 { wanted } else { step });
+            assembly.bytes.reserve_exact(granted.min(assembly.missing()) as usize);
         }
         assembly.bytes.extend_from_slice(payload);
-        if assembly.missing() > 0 {
+        assembly.came += payload.len() as u64;
+        self.finish_part(key);
+        Ok(())
+    }
+
+    /// Where to put the bytes that come next, if they are a good piece of a long message: so they need not be copied. To be
+    /// given back with [`Mux::put_landing`] before anything else is handed in.
+    pub fn take_landing(&mut self) -> Option<Landing> {
+        let (id, left) = self.part?;
+        let key = *self.ids.get(&id).filter(|_| left >= LANDING && self.cause().is_none())?;
+        let into = &mut self.slot(key).into;
+        let assembly = into.assembly.as_mut()?;
+        let fits = into.flow.outstanding() >= left as u64 && assembly.missing() >= left as u64;
+        if !fits {
+            return None;
+        }
+        let mut bytes = std::mem::take(&mut assembly.bytes);
+        bytes.reserve_exact(left);
+        Some(Landing { id, bytes, left })
+    }
+
+    /// Takes a landing back, with `count` bytes more than it was handed out with.
+    pub fn put_landing(&mut self, now: Instant, landing: Landing, count: usize) {
+        let Landing { id, bytes, left } = landing;
+        debug_assert!(count <= left, "no more lands than there was room for");
+        self.liveness.heard(now);
+        if self.cause().is_some() {
+            return;
+        }
+        self.part = (left > count).then_some((id, left - count));
+        // The channel may have ended in the meantime.
+        let Some(&key) = self.ids.get(&id) else { return };
+        let into = &mut self.slot(key).into;
+        let Some(assembly) = &mut into.assembly else { return };
+        assembly.bytes = bytes;
+        assembly.came += count as u64;
+        let received = into.flow.receive(count as u64);
+        debug_assert!(received.is_ok(), "the credit was there when the landing was handed out");
+        self.finish_part(key);
+    }
+
+    /// Some of a long message has come, perhaps all of it.
+    fn finish_part(&mut self, key: Key) {
+        let slot = &mut self.slots[key.index()];
+        if slot.into.assembly.as_ref().is_some_and(|assembly| assembly.missing() > 0) {
             if slot.into.want {
                 self.claim_room(key);
+            } else if slot.extra.is_some() {
+                self.claim_room_to_pass_on(key);
             }
-            return Ok(());
+            return;
         }
         let bytes = Bytes::from(slot.into.assembly.take().map(|assembly| assembly.bytes).unwrap_or_default());
         if !self.divert(key, Payload::Shared(bytes.clone())) {
             self.arrive(key, Payload::Shared(bytes));
         }
-        Ok(())
     }
 
     /// A whole message came for the receiver of this channel.
@@ -386,7 +450,7 @@ impl Mux {
             InState::Ended => return Err(Violation::AfterClose { id }),
             InState::Finishing | InState::Done => return Ok(()),
         }
-        if slot.into.assembly.as_ref().is_some_and(|assembly| !assembly.bytes.is_empty()) {
+        if slot.into.assembly.as_ref().is_some_and(|assembly| assembly.came > 0) {
             return Err(Violation::Parts { id });
         }
         if slot.into.assembly.take().is_some() {

@@ -64,6 +64,8 @@ pub(super) struct Extra {
     pub(super) carried: Option<Carried>,
     /// As `carried`, for the `OPEN` of a channel whose other end goes home before that was sent.
     pub(super) opened: Option<Carried>,
+    /// As well: its opener sends nothing, but what comes back out.
+    pub(super) silent: bool,
     /// Ends that came with messages of this channel and were not claimed.
     pub(super) cargo: Vec<(u64, u16, Key)>,
     /// The channel that carries this end, until it is claimed or ended.
@@ -165,12 +167,15 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 pub(super) struct Assembly {
     pub(super) total: u64,
+    /// Bytes that have come.
+    pub(super) came: u64,
+    /// Those bytes, unless they are lent out as a [`Landing`](super::Landing).
     pub(super) bytes: Vec<u8>,
 }
 
 impl Assembly {
     pub(super) fn missing(&self) -> u64 {
-        self.total - self.bytes.len() as u64
+        self.total - self.came
     }
 }
 

@@ -176,15 +176,16 @@ impl Mux {
             out.put(|buffer| Frame::Ping { ack: false, token }.encode(buffer));
             self.step(true, "PING", 0, 0);
         }
-        if std::mem::take(&mut self.goaway_owed) {
-            let frame = Frame::GoAway { last: self.highest, error: false, text: b"" };
-            out.put(|buffer| frame.encode(buffer));
-            self.step(true, "GOAWAY", 0, 0);
-        }
         while out.len < limit
             && let Some(key) = self.opens.pop_front()
         {
             self.transmit_open(key, out);
+        }
+        // After the channels that were opened before, so that the peer knows of all that is left.
+        if self.opens.is_empty() && std::mem::take(&mut self.goaway_owed) {
+            let frame = Frame::GoAway { last: self.highest, error: false, text: b"" };
+            out.put(|buffer| frame.encode(buffer));
+            self.step(true, "GOAWAY", 0, 0);
         }
         while out.len < limit
             && self.opens.is_empty()
@@ -212,7 +213,8 @@ impl Mux {
             Some(extra) => (std::mem::take(&mut extra.request), extra.carried.take()),
             None => (Bytes::new(), None),
         };
-        let sends = !slot.out.is_over();
+        let silent = slot.extra.as_ref().is_some_and(|extra| extra.silent);
+        let sends = !slot.out.is_over() && !silent;
         // A receiver dropped before the peer knew the channel still ends by its RESET.
         let receives = slot.into.on_wire && slot.into.state != InState::Done;
         slot.announced = true;

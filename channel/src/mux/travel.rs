@@ -35,7 +35,18 @@ impl Mux {
     pub fn may_travel(&self, key: Key, sends: bool, receives: bool) -> bool {
         let slot = &self.slots[key.index()];
         let whole = slot.out.handle == sends && slot.into.handle == receives;
-        whole && (slot.link.is_some() && slot.homing().is_none() || self.may_return(slot))
+        whole && (self.may_depart(slot) || self.may_return(slot))
+    }
+
+    /// Whether the end, whose partner is on this side, may leave it: nothing of it is in use or over.
+    fn may_depart(&self, slot: &Slot) -> bool {
+        let idle = slot.extra.as_ref().is_none_or(|extra| extra.cargo.is_empty() && extra.homing.is_none());
+        let sends = matches!(slot.out.state, OutState::Open | OutState::Done { stopped: true, .. });
+        let receives = matches!(slot.into.state, InState::Open | InState::Ended);
+        // What came home to it may be longer than what can leave again.
+        let fits = slot.into.queue.longest() as u64 <= self.peer.max_message;
+        let usable = (sends || !slot.out.handle) && (receives || !slot.into.handle) && fits;
+        slot.link.is_some() && idle && usable
     }
 
     fn may_return(&self, slot: &Slot) -> bool {
@@ -43,13 +54,20 @@ impl Mux {
         let untouched = slot.into.consumed == 0 && slot.into.state != InState::Finishing;
         let idle = match slot.out.state {
             OutState::Unused => true,
-            OutState::Open => !receives || slot.out.accepted == 0,
+            // All credit is here, so none is on its way for a message that was announced and withdrawn.
+            OutState::Open => {
+                let flow = &slot.out.flow;
+                !receives || slot.out.accepted == 0 && !slot.out.withdraw && flow.credit() == flow.window()
+            }
             OutState::Closing | OutState::Closed | OutState::Done { .. } => false,
         };
         let plain = slot.extra.as_ref().is_none_or(|extra| {
             extra.cargo.is_empty() && !extra.echo && extra.deliver.is_none() && extra.base == 0
         });
-        slot.id != 0 && slot.counted && slot.out.long.is_none() && (!receives || untouched) && idle && plain
+        // What comes on the channel goes back out, and must be as welcome there.
+        let fits = !receives || self.config.max_message <= self.peer.max_message;
+        let known = slot.id != 0 && slot.counted && slot.out.long.is_none();
+        known && (!receives || untouched) && idle && plain && fits
     }
 
     pub(super) fn send_locally(
@@ -143,8 +161,8 @@ impl Mux {
             match slot.link {
                 // Both ends of a pair would leave nothing here to be a channel of.
                 Some(partner) if ends.contains(&partner) => return Err(SendFault::EndInUse),
-                Some(_) if slot.homing().is_some() => return Err(SendFault::EndInUse),
-                Some(_) => fresh += 1,
+                Some(_) if self.may_depart(slot) => fresh += 1,
+                Some(_) => return Err(SendFault::EndInUse),
                 None if self.may_return(slot) => {}
                 None => return Err(SendFault::EndInUse),
             }
@@ -174,7 +192,9 @@ impl Mux {
         let slot = self.slot(stays);
         slot.link = None;
         slot.out.flow = Outflow::new(window);
-        slot.out.accepted = 0;
+        if !slot.out.is_over() {
+            slot.out.accepted = 0;
+        }
         while let Some(bytes) = leaves.into.queue.pop_shared() {
             slot.out.queued += cost(bytes.len());
             slot.out.accepted += 1;
@@ -187,7 +207,16 @@ impl Mux {
                 slot.extra().close_error = error;
             }
         }
-        slot.into.on_wire = slot.into.state == InState::Open;
+        if leaves.out.handle && slot.into.state == InState::Done {
+            // The peer's end can send, for all it knows, and is told that nobody receives.
+            slot.into.state = InState::Finishing;
+            slot.owes.reset = true;
+            let error = leaves.extra.as_mut().and_then(|extra| extra.stopped_with.take());
+            if error.is_some() {
+                slot.extra().reset_error = error;
+            }
+        }
+        slot.into.on_wire = matches!(slot.into.state, InState::Open | InState::Finishing);
         slot.into.flow.depart();
         let received = slot.into.received;
         let extra = slot.extra();
