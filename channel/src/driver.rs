@@ -12,21 +12,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::ConnectionError;
-use crate::mux::{Event, Key, Landing, Mux, Step, Transmit};
+use crate::mux::{Event, Key, Mux, Step, Transmit};
 use crate::sync::{Arc, Mutex, MutexGuard};
 
-/// About as many bytes are handed to the byte stream in one write.
-const WRITE_LIMIT: usize = 256 * 1024;
+/// About as many bytes are handed to the byte stream in one write: a pipe's usual capacity at the most. Reader and writer of
+/// a pipe get in each other's way with each call, so few large ones are faster.
+const WRITE_LIMIT: usize = 1024 * 1024;
+/// The largest write buffer that is kept while nothing is sent.
+const WRITE_KEPT: usize = 128 * 1024;
 /// The read buffer while little comes, and the most it grows to.
 const READ_MIN: usize = 8 * 1024;
-const READ_MAX: usize = 256 * 1024;
-/// After a piece of a long message was read to its place, so much is read to see what comes next: the rest of it may be
-/// another piece.
-const READ_PEEK: usize = 64;
+const READ_MAX: usize = 1024 * 1024;
 /// So many bytes a task may send before it lets others run.
 const SEND_BUDGET: u64 = 512 * 1024;
 
@@ -347,6 +346,7 @@ pub(crate) async fn write_loop(shared: Arc<Shared>, writer: Box<Writer>) {
             if state.mux.cause().is_some() || state.mux.is_drained() {
                 return Poll::Ready(writer);
             }
+            writer.pending.shrink(WRITE_KEPT);
             state.writer = Some(cx.waker().clone());
             state.idle = Some((writer, cx.waker().clone()));
             return Poll::Pending;
@@ -371,33 +371,13 @@ pub(crate) async fn read_loop(shared: Arc<Shared>, stream: impl AsyncRead + Send
     let mut stream = Box::pin(stream);
     let mut buffer = vec![0; READ_MIN];
     let mut kept = 0;
-    let mut landing: Option<Landing> = None;
-    let mut peek = false;
     let mut wakes = Wakes::default();
     let deadline = shared.lock().mux.poll_timeout();
     let sleep = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now).into());
     let mut sleep = std::pin::pin!(sleep);
     std::future::poll_fn(|cx| {
         loop {
-            if let Some(place) = &mut landing {
-                let mut room = (&mut place.bytes).limit(place.left);
-                match tokio_util::io::poll_read_buf(stream.as_mut(), cx, &mut room) {
-                    Poll::Pending => break,
-                    Poll::Ready(Ok(count)) if count > 0 => {
-                        landing = receive(&shared, &mut wakes, |mux, now| {
-                            if let Some(place) = landing.take() {
-                                mux.put_landing(now, place, count);
-                            }
-                        });
-                        peek = landing.is_none();
-                        continue;
-                    }
-                    // The end, or an error: found again by the read below.
-                    Poll::Ready(_) => landing = None,
-                }
-            }
-            let end = if peek { (kept + READ_PEEK).min(buffer.len()) } else { buffer.len() };
-            let mut read = ReadBuf::new(&mut buffer[kept..end]);
+            let mut read = ReadBuf::new(&mut buffer[kept..]);
             match stream.as_mut().poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if read.filled().is_empty() => {
                     shared.with(|state| state.mux.handle_eof());
@@ -405,10 +385,7 @@ pub(crate) async fn read_loop(shared: Arc<Shared>, stream: impl AsyncRead + Send
                 }
                 Poll::Ready(Ok(())) => {
                     let filled = kept + read.filled().len();
-                    let mut used = 0;
-                    let input = &buffer[..filled];
-                    landing = receive(&shared, &mut wakes, |mux, now| used = mux.handle_bytes(now, input));
-                    peek = false;
+                    let used = receive(&shared, &buffer[..filled], &mut wakes);
                     buffer.copy_within(used..filled, 0);
                     kept = filled - used;
                     if filled == buffer.len() && filled < READ_MAX {
@@ -446,21 +423,19 @@ pub(crate) async fn read_loop(shared: Arc<Shared>, stream: impl AsyncRead + Send
     .await;
 }
 
-/// Hands in what was read; returns where to put what comes next, if that has a place already.
-fn receive(shared: &Shared, wakes: &mut Wakes, hand_in: impl FnOnce(&mut Mux, Instant)) -> Option<Landing> {
+fn receive(shared: &Shared, bytes: &[u8], wakes: &mut Wakes) -> usize {
     let tracing = tracing::enabled!(tracing::Level::TRACE);
     let now = Instant::now();
     let mut state = shared.lock();
     state.mux.trace(tracing);
-    hand_in(&mut state.mux, now);
+    let used = state.mux.handle_bytes(now, bytes);
     if state.collect(wakes) {
         state.answering = true;
     }
     state.collect_writer(wakes);
-    let landing = state.mux.take_landing();
     let steps = state.mux.poll_steps();
     drop(state);
     wakes.wake();
     trace(&steps);
-    landing
+    used
 }

@@ -166,6 +166,7 @@ impl Mux {
             let kept = near.extra();
             kept.request = std::mem::take(&mut extra.request);
             kept.cargo = std::mem::take(&mut extra.cargo);
+            kept.carrier = extra.carrier.take();
             kept.closed_with = extra.closed_with.take();
             kept.stopped_with = extra.stopped_with.take();
             kept.base = extra.base;

@@ -27,7 +27,6 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
-pub use receive::Landing;
 pub use slot::Key;
 use slot::{InState, Long, OutState, Slot};
 pub use transmit::Transmit;
@@ -564,10 +563,21 @@ impl Mux {
             return Ok(Sent::Wait(long.map(|long| long.ticket)));
         }
         let number = out.accepted;
-        if !ends.is_empty() && !self.embark(key, number, ends)? {
-            self.slot(key).out.want = true;
-            self.capacity_wanted = true;
-            return Ok(Sent::Wait(long.map(|long| long.ticket)));
+        if !ends.is_empty() {
+            match self.embark(key, number, ends) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.slot(key).out.want = true;
+                    self.capacity_wanted = true;
+                    return Ok(Sent::Wait(long.map(|long| long.ticket)));
+                }
+                Err(fault) => {
+                    if let Some(long) = long {
+                        self.withdraw(key, long.ticket);
+                    }
+                    return Err(fault);
+                }
+            }
         }
         let out = &mut self.slots[key.index()].out;
         if long.is_some() {
@@ -1039,7 +1049,7 @@ impl Mux {
         let slots = self.slots.iter();
         slots
             .map(|(_, slot)| {
-                let assembly = slot.into.assembly.as_ref().map_or(0, |assembly| assembly.came);
+                let assembly = slot.into.assembly.as_ref().map_or(0, |assembly| assembly.bytes.len() as u64);
                 (slot.out.queue.memory() + slot.into.queue.memory()) as u64 + assembly
             })
             .sum()

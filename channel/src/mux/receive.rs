@@ -12,19 +12,6 @@ use crate::flow::{MAX_CREDIT, cost};
 use crate::frame::{Carried, FIRST_LEN, Frame, HEADER_LEN, HELLO_LEN, Header, Hello};
 use crate::queue::Payload;
 
-/// A remaining payload of at least this size is worth a read of its own.
-const LANDING: usize = 16 * 1024;
-
-/// A long message's bytes, lent to whoever reads the byte stream, who appends at most `left` of what comes next.
-#[derive(Debug)]
-pub struct Landing {
-    id: u64,
-    /// What came so far, with room for `left` more.
-    pub bytes: Vec<u8>,
-    /// How many of the bytes that come next belong here.
-    pub left: usize,
-}
-
 impl Mux {
     /// Takes bytes that came from the peer and returns how many it used; the rest, less than a frame, is to be handed in
     /// again with what comes next. What the peer does wrong ends the connection.
@@ -348,7 +335,7 @@ impl Mux {
             return Err(Violation::Parts { id });
         }
         slot.into.flow.receive(cost(0)).map_err(|_| Violation::Overrun { id })?;
-        slot.into.assembly = Some(Box::new(Assembly { total, came: 0, bytes: Vec::new() }));
+        slot.into.assembly = Some(Box::new(Assembly { total, bytes: Vec::new() }));
         self.add_part(key, payload)
     }
 
@@ -367,45 +354,8 @@ impl Mux {
             assembly.bytes.reserve_exact(granted.min(assembly.missing()) as usize);
         }
         assembly.bytes.extend_from_slice(payload);
-        assembly.came += payload.len() as u64;
         self.finish_part(key);
         Ok(())
-    }
-
-    /// Where to put the bytes that come next, if they are a good piece of a long message: so they need not be copied. To be
-    /// given back with [`Mux::put_landing`] before anything else is handed in.
-    pub fn take_landing(&mut self) -> Option<Landing> {
-        let (id, left) = self.part?;
-        let key = *self.ids.get(&id).filter(|_| left >= LANDING && self.cause().is_none())?;
-        let into = &mut self.slot(key).into;
-        let assembly = into.assembly.as_mut()?;
-        let fits = into.flow.outstanding() >= left as u64 && assembly.missing() >= left as u64;
-        if !fits {
-            return None;
-        }
-        let mut bytes = std::mem::take(&mut assembly.bytes);
-        bytes.reserve_exact(left);
-        Some(Landing { id, bytes, left })
-    }
-
-    /// Takes a landing back, with `count` bytes more than it was handed out with.
-    pub fn put_landing(&mut self, now: Instant, landing: Landing, count: usize) {
-        let Landing { id, bytes, left } = landing;
-        debug_assert!(count <= left, "no more lands than there was room for");
-        self.liveness.heard(now);
-        if self.cause().is_some() {
-            return;
-        }
-        self.part = (left > count).then_some((id, left - count));
-        // The channel may have ended in the meantime.
-        let Some(&key) = self.ids.get(&id) else { return };
-        let into = &mut self.slot(key).into;
-        let Some(assembly) = &mut into.assembly else { return };
-        assembly.bytes = bytes;
-        assembly.came += count as u64;
-        let received = into.flow.receive(count as u64);
-        debug_assert!(received.is_ok(), "the credit was there when the landing was handed out");
-        self.finish_part(key);
     }
 
     /// Some of a long message has come, perhaps all of it.
@@ -450,7 +400,7 @@ impl Mux {
             InState::Ended => return Err(Violation::AfterClose { id }),
             InState::Finishing | InState::Done => return Ok(()),
         }
-        if slot.into.assembly.as_ref().is_some_and(|assembly| assembly.came > 0) {
+        if slot.into.assembly.as_ref().is_some_and(|assembly| !assembly.bytes.is_empty()) {
             return Err(Violation::Parts { id });
         }
         if slot.into.assembly.take().is_some() {

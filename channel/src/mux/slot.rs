@@ -167,15 +167,12 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 pub(super) struct Assembly {
     pub(super) total: u64,
-    /// Bytes that have come.
-    pub(super) came: u64,
-    /// Those bytes, unless they are lent out as a [`Landing`](super::Landing).
     pub(super) bytes: Vec<u8>,
 }
 
 impl Assembly {
     pub(super) fn missing(&self) -> u64 {
-        self.total - self.came
+        self.total - self.bytes.len() as u64
     }
 }
 

@@ -62,9 +62,9 @@ impl Transmit {
         }
     }
 
-    /// Gives the memory of the buffer back.
-    pub fn shrink(&mut self) {
-        if self.len == 0 {
+    /// Gives the buffer's memory back if it is more than `keep` bytes and nothing is in it.
+    pub fn shrink(&mut self, keep: usize) {
+        if self.len == 0 && self.buffer.capacity() > keep {
             *self = Transmit::default();
         }
     }
