@@ -121,7 +121,7 @@ impl Mux {
             slot.out.state = OutState::Closing;
             self.finish(key);
             self.schedule(key);
-            return Ok(());
+            return self.load_over(id, carried);
         }
         let window = self.config.initial_window;
         let old = self.slot(key);
@@ -151,7 +151,7 @@ impl Mux {
         near.into.bytes = old.into.bytes;
         near.into.queue = std::mem::take(&mut old.into.queue);
         // What came of a message that is not whole stays with the channel.
-        let begun = old.into.assembly.as_ref().map_or(0, |assembly| cost(assembly.came as usize));
+        let begun = old.into.assembly.as_ref().map_or(0, |assembly| cost(assembly.bytes.len()));
         let held = old.into.flow.held() - begun;
         near.into.flow.admit(held);
         near.into.state = match old.into.state {

@@ -241,8 +241,9 @@ impl Mux {
             }
             Frame::Return { id, carried } => {
                 self.step(false, "RETURN", id, 0);
-                if let Some(key) = self.find(id)? {
-                    self.handle_return(key, carried)?;
+                match self.find(id)? {
+                    Some(key) => self.handle_return(key, carried)?,
+                    None => self.load_over(id, carried)?,
                 }
             }
         }

@@ -256,6 +256,23 @@ impl Mux {
         Ok(())
     }
 
+    /// The end that travels in this message is over: its partner has gone, or left for the other side at the same time. The
+    /// message is whole all the same.
+    pub(super) fn load_over(&mut self, id: u64, carried: Carried) -> Result<(), Violation> {
+        let mut slot = Slot::new(0, true, Some(0), Some(self.config.initial_window));
+        slot.out.state = OutState::Done { consumed: 0, stopped: true };
+        slot.into.state = InState::Ended;
+        slot.into.on_wire = false;
+        slot.out.handle = false;
+        slot.into.handle = false;
+        let key = self.insert(slot);
+        self.load(key, carried).map_err(|_| Violation::Travel { id })?;
+        if self.is_live(key) {
+            self.keep_unclaimed(key);
+        }
+        Ok(())
+    }
+
     /// An end that nobody has taken yet counts against no limit (any more), since its channel has ended or gone home. Of such
     /// ends only as many are kept as there may be channels, or [`UNCLAIMED`]: a peer can send any number. The oldest go.
     pub(super) fn keep_unclaimed(&mut self, key: Key) {
