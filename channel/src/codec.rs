@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::ends;
 use crate::error::CodecError;
+use crate::text;
 
 /// How the values of a channel become messages. A codec is a type without values, named by the channel's type, so both ends
 /// agree at compile time.
@@ -131,6 +132,9 @@ fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), Cod
 }
 
 fn decode<T: DeserializeOwned>(message: &[u8]) -> Result<T, CodecError> {
+    if let Some(value) = text::decode(message) {
+        return Ok(value);
+    }
     let mut rest = message;
     let mut scratch = [0; SCRATCH];
     let value = ciborium::from_reader_with_buffer(&mut rest, &mut scratch).map_err(decode_error)?;

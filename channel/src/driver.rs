@@ -27,7 +27,7 @@ const WRITE_KEPT: usize = 128 * 1024;
 const READ_MIN: usize = 8 * 1024;
 const READ_MAX: usize = 1024 * 1024;
 /// So many bytes a task may send before it lets others run.
-const SEND_BUDGET: u64 = 512 * 1024;
+const SEND_BUDGET: u64 = 32 * 1024;
 
 /// What all handles of a connection and its two loops share.
 #[derive(Debug)]

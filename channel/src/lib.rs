@@ -32,6 +32,7 @@ mod receiver;
 mod sender;
 mod stream;
 mod sync;
+mod text;
 mod thread;
 
 pub use callback::{Callback, Delivery};

@@ -199,6 +199,7 @@ impl Mux {
             channel.out.state = OutState::Closing;
         }
         if echoes {
+            channel.owes.reset = false;
             channel.into.on_wire = true;
             channel.into.state = InState::Open;
             channel.into.flow = Inflow::new(window);
@@ -213,6 +214,10 @@ impl Mux {
             slot.extra().homing = Some(home);
         }
         self.load(far, carried)?;
+        if self.is_live(far) {
+            self.unlink_if_over(key, far);
+            self.settle_slot(key);
+        }
         // Neither counts against the peer's number of channels.
         for end in [key, far] {
             if self.is_live(end) && self.slot(end).is_released() {

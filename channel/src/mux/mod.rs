@@ -1014,15 +1014,25 @@ impl Mux {
             self.tell_readable(key);
         }
         // What was never handed to anybody goes now; the rest when its handles do.
-        for key in keys {
+        let mut nobodys: Vec<Key> = self.accepts.drain(..).collect();
+        for &key in &keys {
+            if let Some(extra) = &mut self.slot(key).extra {
+                nobodys.extend(extra.cargo.drain(..).map(|(_, _, key)| key));
+            }
+        }
+        for key in nobodys {
             if self.is_live(key) {
-                if let Some(extra) = &mut self.slot(key).extra {
-                    extra.cargo.clear();
+                if let Some(partner) = self.slot(key).link.take() {
+                    self.slot(partner).link = None;
                 }
                 self.settle_slot(key);
             }
         }
-        self.accepts.clear();
+        for key in keys {
+            if self.is_live(key) {
+                self.settle_slot(key);
+            }
+        }
         self.unclaimed.clear();
         self.events.push_back(Event::Capacity);
         self.events.push_back(Event::Closed);

@@ -464,6 +464,12 @@ impl Mux {
     fn handle_reset(&mut self, key: Key, consumed: u64, error: Option<&[u8]>) -> Result<(), Violation> {
         let slot = self.slot(key);
         let id = slot.id;
+        if slot.extra.as_ref().is_some_and(|extra| extra.echo)
+            && matches!(slot.out.state, OutState::Open | OutState::Closing)
+        {
+            // Said before the peer knew that the end goes home, about what its holder would have sent.
+            return Ok(());
+        }
         let stopped = match slot.out.state {
             OutState::Open | OutState::Closing => true,
             OutState::Closed => error.is_some() || consumed < slot.out.accepted,

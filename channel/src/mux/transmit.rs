@@ -207,11 +207,16 @@ impl Mux {
         let slot = self.slot(key);
         let id = slot.id;
         let window = slot.into.flow.outstanding() as u32;
-        let (request, carried) = match &mut slot.extra {
+        let carried = match &mut slot.extra {
             // A `carried` of a channel that goes home at once is for its `RETURN`.
-            Some(extra) if slot.owes.returned => (std::mem::take(&mut extra.request), extra.opened.take()),
-            Some(extra) => (std::mem::take(&mut extra.request), extra.carried.take()),
-            None => (Bytes::new(), None),
+            Some(extra) if slot.owes.returned => extra.opened.take(),
+            Some(extra) => extra.carried.take(),
+            None => None,
+        };
+        // A request beside `carried` is of an earlier channel, and not yet accepted here.
+        let request = match &mut slot.extra {
+            Some(extra) if carried.is_none() => std::mem::take(&mut extra.request),
+            _ => Bytes::new(),
         };
         let silent = slot.extra.as_ref().is_some_and(|extra| extra.silent);
         let sends = !slot.out.is_over() && !silent;

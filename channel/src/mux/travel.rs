@@ -141,7 +141,7 @@ impl Mux {
         self.unlink_if_over(key, partner);
     }
 
-    fn unlink_if_over(&mut self, key: Key, partner: Key) {
+    pub(super) fn unlink_if_over(&mut self, key: Key, partner: Key) {
         if self.slot(key).is_over() && self.slot(partner).is_over() {
             self.slot(key).link = None;
             self.slot(partner).link = None;
