@@ -1,0 +1,149 @@
+//! The beginning and the end of the connection.
+
+use std::sync::Arc;
+
+use super::config::check_limits;
+use super::{Event, Key, Mux, Phase, Role};
+use crate::error::{ConnectionError, HandshakeError};
+use crate::frame::{Hello, VERSION};
+
+impl Mux {
+    /// Accepts no more channels; once the last one has ended there is an [`Event::Drained`].
+    pub fn drain(&mut self) {
+        if !self.draining && self.cause().is_none() {
+            self.draining = true;
+            self.goaway_owed = true;
+            while let Some((key, ..)) = self.accept() {
+                self.refuse(key, b"the connection is being closed");
+            }
+            if std::mem::take(&mut self.capacity_wanted) {
+                self.events.push_back(Event::Capacity);
+            }
+            self.check_drained();
+        }
+    }
+
+    pub(super) fn check_drained(&mut self) {
+        let draining = self.draining || self.peer_draining;
+        if draining && !self.drained_reported && self.ours_open == 0 && self.theirs_open == 0 {
+            self.drained_reported = true;
+            self.events.push_back(Event::Drained);
+        }
+    }
+
+    /// Whether the connection is being closed and no channel is left.
+    pub fn is_drained(&self) -> bool {
+        self.drained_reported
+    }
+
+    /// Ends the connection at once and tells the peer why.
+    pub fn abort(&mut self, reason: &str) {
+        if self.cause().is_none() {
+            let reason: Arc<str> = reason.into();
+            self.farewell = Some(reason.clone());
+            self.end(ConnectionError::Aborted { reason });
+        }
+    }
+
+    /// The byte stream from the peer ended.
+    pub fn handle_eof(&mut self) {
+        let cause = match (self.is_drained(), self.draining) {
+            (true, true) => ConnectionError::Closed,
+            (true, false) => ConnectionError::ClosedByPeer,
+            // Channels that were opened too late for the peer to know of them.
+            (false, _)
+                if self.peer_draining
+                    && self.ids.keys().all(|&id| self.is_ours(id) && id > self.peer_last) =>
+            {
+                ConnectionError::ClosedByPeer
+            }
+            (false, _) => ConnectionError::Eof,
+        };
+        self.end(cause);
+    }
+
+    /// Ends the connection for this cause; only the first counts.
+    pub fn end(&mut self, cause: ConnectionError) {
+        if self.cause().is_some() {
+            return;
+        }
+        self.phase = Phase::Closed(cause);
+        self.opens.clear();
+        self.ready.clear();
+        self.controls.clear();
+        self.assembly_line.clear();
+        let keys: Vec<Key> = (self.slots.iter())
+            .map(|(index, slot)| Key { place: index as u32, generation: slot.generation })
+            .collect();
+        for &key in &keys {
+            let slot = self.slot(key);
+            slot.in_controls = false;
+            slot.in_ready = false;
+            slot.in_line = false;
+            slot.out.discard();
+            slot.into.assembly = None;
+            self.tell_writable(key);
+            self.tell_readable(key);
+        }
+        // What was never handed to anybody goes now; the rest when its handles do.
+        let mut nobodys: Vec<Key> = self.accepts.drain(..).collect();
+        for &key in &keys {
+            if let Some(extra) = &mut self.slot(key).extra {
+                nobodys.extend(extra.cargo.drain(..).map(|(_, _, key)| key));
+            }
+        }
+        for key in nobodys {
+            if self.is_live(key) {
+                if let Some(partner) = self.slot(key).link.take() {
+                    self.slot(partner).link = None;
+                }
+                self.settle_slot(key);
+            }
+        }
+        for key in keys {
+            if self.is_live(key) {
+                self.settle_slot(key);
+            }
+        }
+        self.unclaimed.clear();
+        self.events.push_back(Event::Capacity);
+        self.events.push_back(Event::Closed);
+    }
+
+    pub(super) fn greet(&mut self, hello: Hello) -> Result<(), ConnectionError> {
+        // Also when it does not fit, so that the peer can see for itself what does not.
+        self.hello_owed |= self.role == Role::Coordinator;
+        if hello.version != VERSION {
+            return Err(HandshakeError::Version { ours: VERSION, theirs: hello.version }.into());
+        }
+        let ours = self.config.limits();
+        if let Err(what) = check_limits(&hello.limits).and_then(|()| check_limits(&ours)) {
+            return Err(HandshakeError::Limits { what, ours, theirs: hello.limits }.into());
+        }
+        self.peer = hello.limits;
+        self.phase = Phase::Open;
+        self.events.push_back(Event::Ready);
+        Ok(())
+    }
+
+    /// Bytes of messages held now, both ways together.
+    pub fn memory(&self) -> u64 {
+        let slots = self.slots.iter();
+        slots
+            .map(|(_, slot)| {
+                let assembly = slot.into.assembly.as_ref().map_or(0, |assembly| assembly.bytes.len() as u64);
+                (slot.out.queue.memory() + slot.into.queue.memory()) as u64 + assembly
+            })
+            .sum()
+    }
+
+    /// What of this side's budgets for long messages and for wider windows is not in use, in bytes.
+    pub fn unused(&self) -> (u64, u64) {
+        (self.assembly_free, self.growth_free)
+    }
+
+    /// Channels in the table, ended ones with live handles included.
+    pub fn channels(&self) -> usize {
+        self.slots.len()
+    }
+}
