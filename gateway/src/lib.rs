@@ -1,3 +1,87 @@
 //! Run this program's own functions on any host.
+//!
+//! A program that uses this crate is its own worker: it is copied to where a [`Gateway`] leads, started there, and runs the
+//! functions that both sides know, its [`Tasks`]. Nothing needs to be installed there but a POSIX shell.
+//!
+//! ```no_run
+//! use farcall::{Gateway, Receiver, Sender, Spec, Tasks};
+//!
+//! async fn count(mut lines: Receiver<String>, long: Sender<String>) -> Result<u64, farcall::BoxError> {
+//!     let mut count = 0;
+//!     while let Some(line) = lines.recv().await? {
+//!         if line.len() > 80 {
+//!             long.send(line).await?;
+//!         }
+//!         count += 1;
+//!     }
+//!     Ok(count)
+//! }
+//!
+//! fn main() -> Result<(), farcall::BoxError> {
+//!     farcall::init(Tasks::new().add(count));
+//!     tokio::runtime::Runtime::new()?.block_on(async {
+//!         let gateway = Gateway::open(&"ssh://web1".parse::<Spec>()?).await?;
+//!         let (lines, their_lines) = gateway.pair();
+//!         let (their_long, mut long) = gateway.pair();
+//!         let counting = gateway.start(count, (their_lines, their_long)).await?;
+//!         lines.send("short".to_owned()).await?;
+//!         lines.close();
+//!         while let Some(line) = long.recv().await? {
+//!             println!("{line}");
+//!         }
+//!         println!("{} lines", counting.await?);
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! - [`init`] first thing in `main`; [`Tasks`] and [`Task`] say what a task is, [`Context`] what it knows.
+//! - [`Spec`] says where; [`Gateway::open`] goes there; [`Gateway::call`] runs a task.
+//! - [`Command`] runs programs there, in the shape of `tokio::process::Command`.
+//! - [`Gateway::output`] is what is printed there.
+//! - [`worker`] has the process-level parts of a worker.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
+mod call;
+mod context;
+mod end;
+mod failure;
+mod gateway;
+mod host;
+mod ids;
+mod init;
+mod log;
+mod open;
+mod output;
+mod process;
+mod role;
+mod spec;
+pub mod task;
+mod tasks;
+mod wire;
 pub mod worker;
+
+pub use farcall_bootstrap::{
+    Cache, Class, CommandForm, CommandTarget, Delivery, Exit, LaunchError, Program, Step, platform::Platform,
+    ssh,
+};
+pub use farcall_channel as channel;
+pub use farcall_channel::{Channel, Raw, Receiver, Sender};
+
+pub use call::{Call, CallError, TaskHandle};
+pub use context::Context;
+pub use end::GatewayEnd;
+pub use failure::{Cause, Failure, Panic};
+pub use gateway::Gateway;
+pub use host::{Info, RunningTask, Status};
+pub use init::{InitError, init, try_init};
+pub use open::{Builder, Mismatch, OpenError};
+pub use output::{Output, PrintStream, Printed};
+pub use process::{Child, Command, CommandError, CommandOutput, Ended, ExitStatus, Stdio};
+pub use spec::{Spec, SpecError};
+pub use task::{Message, Outcome, Plain, Task};
+pub use tasks::{Tasks, TasksError};
+
+/// Any error, as tasks may return it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

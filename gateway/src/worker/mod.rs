@@ -1,17 +1,25 @@
-//! The far end's life: the process-level parts of a worker, which know no channels.
+//! The far end's life.
+//!
+//! The process-level parts know no channels; the rest (`serve` and what it uses) knows both.
 //!
 //! In the order in which a worker uses them: [`guardian::start`] before anything else, [`limits`] and [`stdio`] next,
 //! and [`child`] for every command that a coordinator asks for.
 
 pub mod child;
+mod command;
+pub(crate) mod crew;
+mod early;
 #[cfg(target_os = "linux")]
 mod guard;
 pub mod guardian;
 pub mod limits;
+pub(crate) mod panics;
 mod process;
 mod pty;
 mod reactor;
+pub(crate) mod run;
 mod running;
+pub(crate) mod serve;
 mod signals;
 mod spawn;
 pub mod stdio;

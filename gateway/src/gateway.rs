@@ -1,0 +1,327 @@
+//! One live worker, as its coordinator holds it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use farcall_bootstrap::Delivery;
+use farcall_bootstrap::platform::Platform;
+use farcall_channel::{
+    Cbor, Channel, Codec, Connection, OpenError as ChannelOpenError, Receiver, RecvError, Sender,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use crate::call::{self, Call, CallError, TaskHandle};
+use crate::end::{self, GatewayEnd};
+use crate::host::{Info, Status};
+use crate::ids::Id;
+use crate::open::{Builder, OpenError};
+use crate::output::{Output, Prints};
+use crate::process::Command;
+use crate::spec::Spec;
+use crate::task::{ChannelFirst, Message, Task};
+use crate::tasks::Tasks;
+use crate::wire::Request;
+
+/// A live worker: the handle through which a coordinator uses it.
+///
+/// Cloning is cheap; all clones are one gateway. When the last is dropped, and no [`Call`] or [`Child`](crate::Child) is left,
+/// the worker is ended with all that it started, as by [`exit`](Self::exit). [`close`](Self::close) lets it finish first.
+///
+/// ```no_run
+/// use farcall::{Gateway, Spec};
+/// # async fn square(n: u64) -> u64 { n * n }
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// // After farcall::init(Tasks::new().add(square)) at the beginning of main.
+/// let gateway = Gateway::open(&Spec::ssh("web1")).await?;
+/// assert_eq!(gateway.call(square, (7,)).await?, 49);
+/// let output = gateway.command("uname").arg("-a").output().await?;
+/// println!("{}", String::from_utf8_lossy(&output.stdout));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) id: Id,
+    pub(crate) place: Arc<str>,
+    pub(crate) connection: Connection,
+    pub(crate) end: watch::Receiver<Option<Arc<GatewayEnd>>>,
+    pub(crate) kill: Arc<Notify>,
+    pub(crate) prints: Arc<Prints>,
+    pub(crate) platform: Option<Platform>,
+    pub(crate) delivery: Delivery,
+    pub(crate) pid: OnceLock<u32>,
+    pub(crate) tasks: Arc<Tasks>,
+    pub(crate) driver: Handle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.connection.abort("the coordinator is done with it");
+    }
+}
+
+impl Inner {
+    /// Waits for the end, which is near, and returns it.
+    pub(crate) async fn ended(&self) -> Arc<GatewayEnd> {
+        let unknown = || {
+            GatewayEnd::unknown(Arc::clone(self.id.text()), Arc::clone(&self.place), self.connection.cause())
+        };
+        end::told(&self.end, unknown).await
+    }
+}
+
+impl Gateway {
+    pub(crate) fn new(inner: Inner) -> Gateway {
+        Gateway { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// Starts a worker and connects to it.
+    ///
+    /// Needs [`init`](crate::init) to have been called. Works on any runtime; the connection is driven by a thread of its own.
+    ///
+    /// Cancel safety: what a dropped `open` has started is ended.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(spec: &Spec) -> Result<Gateway, OpenError> {
+        Gateway::builder(spec.clone()).open().await
+    }
+
+    /// Describes a gateway in more ways than a spec can.
+    pub fn builder(spec: Spec) -> Builder {
+        Builder::new(spec)
+    }
+
+    /// Its id: the spec's, or `gw0`, `gw1`, …
+    pub fn id(&self) -> &str {
+        self.inner.id.text()
+    }
+
+    /// Where the worker runs, as the spec names it.
+    pub fn place(&self) -> &str {
+        &self.inner.place
+    }
+
+    /// The number of the worker's process, there.
+    pub fn pid(&self) -> u32 {
+        // A gateway is handed out only after the worker has told it.
+        self.inner.pid.get().copied().unwrap_or_default()
+    }
+
+    /// The worker's platform, where the place told it.
+    pub fn platform(&self) -> Option<&Platform> {
+        self.inner.platform.as_ref()
+    }
+
+    /// How the worker's program came to where it runs.
+    pub fn delivery(&self) -> Delivery {
+        self.inner.delivery
+    }
+
+    /// Runs a task there and returns its value.
+    ///
+    /// The task must be in the list that was handed to [`init`](crate::init). While as many run as the worker may run at once,
+    /// this waits for its turn.
+    ///
+    /// Cancel safety: dropping it cancels the task, which is dropped where it waits. A task that computes or blocks meanwhile
+    /// cannot be stopped; it can ask [`Context::is_cancelled`](crate::Context::is_cancelled).
+    ///
+    /// # Errors
+    /// What the task returned, that it panicked, or that it could not be run: see [`CallError`].
+    pub async fn call<F: Task<M>, M>(&self, task: F, args: F::Args) -> Result<F::Value, CallError> {
+        self.start(task, args).await?.await
+    }
+
+    /// Hands a task its arguments, and returns when they were taken.
+    ///
+    /// Cancel safety: as of [`call`](Self::call).
+    ///
+    /// # Errors
+    /// That the arguments could not be sent: see [`CallError`].
+    pub async fn start<F: Task<M>, M>(&self, task: F, args: F::Args) -> Result<Call<F::Value>, CallError> {
+        call::start(&self.inner, task, args).await
+    }
+
+    /// Starts a task whose first argument is a channel, and holds the other end: `args` are the other arguments.
+    ///
+    /// ```no_run
+    /// # use farcall::{Channel, Gateway};
+    /// async fn echo(mut channel: Channel<String, String>) -> Result<u64, farcall::BoxError> {
+    ///     let mut count = 0;
+    ///     while let Some(line) = channel.recv().await? {
+    ///         channel.send(line).await?;
+    ///         count += 1;
+    ///     }
+    ///     Ok(count)
+    /// }
+    ///
+    /// # async fn example(gateway: Gateway) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut task = gateway.open_task(echo, ()).await?;
+    /// task.send("hello".into()).await?;
+    /// task.close_sending();
+    /// while let Some(line) = task.recv().await? {
+    ///     println!("{line}");
+    /// }
+    /// assert_eq!(task.value().await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn open_task<F, M>(
+        &self,
+        task: F,
+        args: <F::Args as ChannelFirst>::Rest,
+    ) -> Result<
+        TaskHandle<<F::Args as ChannelFirst>::Receives, <F::Args as ChannelFirst>::Sends, F::Value>,
+        CallError,
+    >
+    where
+        F: Task<M>,
+        F::Args: ChannelFirst,
+    {
+        let (ours, theirs) = self.inner.connection.channel_pair();
+        let call = self.start(task, F::Args::with_channel(theirs, args)).await?;
+        Ok(TaskHandle::new(ours, call))
+    }
+
+    /// Two ends of a new channel, one of which is to travel: in the arguments of a task, or through another channel.
+    pub fn pair<T>(&self) -> (Sender<T>, Receiver<T>)
+    where
+        Cbor: Codec<T>,
+    {
+        self.inner.connection.pair()
+    }
+
+    /// Two ends of a new channel of both directions.
+    pub fn channel<S, R>(&self) -> (Channel<S, R>, Channel<R, S>)
+    where
+        Cbor: Codec<S> + Codec<R>,
+    {
+        self.inner.connection.channel_pair()
+    }
+
+    /// A command to run there.
+    pub fn command(&self, program: impl Into<std::ffi::OsString>) -> Command {
+        Command::new(Arc::clone(&self.inner), program.into())
+    }
+
+    /// The worker's process and machine. Answered also while all of the worker's threads compute.
+    ///
+    /// # Errors
+    /// [`CallError::Ended`] above all.
+    pub async fn info(&self) -> Result<Info, CallError> {
+        self.ask(Request::Info).await
+    }
+
+    /// What the worker is doing. Answered also while all of its threads compute.
+    ///
+    /// # Errors
+    /// [`CallError::Ended`] above all.
+    pub async fn status(&self) -> Result<Status, CallError> {
+        self.ask(Request::Status).await
+    }
+
+    /// Asks the worker for an answer, and returns how long that took.
+    ///
+    /// # Errors
+    /// [`CallError::Ended`] above all.
+    pub async fn ping(&self) -> Result<Duration, CallError> {
+        let asked = Instant::now();
+        self.status().await?;
+        Ok(asked.elapsed())
+    }
+
+    /// The round trip as measured by the connection itself, once it has measured one.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.inner.connection.round_trip()
+    }
+
+    /// What the worker's tasks, and what they started, print: to standard output and error.
+    ///
+    /// Whoever prints waits for whoever reads this, as long as it lives; without a reader the last 64 KiB are kept. Several
+    /// readers share what comes.
+    pub fn output(&self) -> Output {
+        self.inner.prints.read()
+    }
+
+    async fn ask<T: Message>(&self, request: Request<'_>) -> Result<T, CallError> {
+        let channel = self.inner.connection.open(request.to_bytes()).await;
+        let mut channel: Channel<(), T> = match channel {
+            Ok(channel) => channel,
+            Err(ChannelOpenError::RequestTooLong { .. }) => return Err(CallError::NoReply),
+            Err(ChannelOpenError::Draining | ChannelOpenError::Lost(_) | _) => {
+                return Err(CallError::Ended(self.inner.ended().await));
+            }
+        };
+        match channel.recv().await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(CallError::NoReply),
+            Err(RecvError::Remote(reason)) => Err(CallError::Refused(reason.text().into_owned())),
+            Err(RecvError::Codec(error)) => Err(CallError::Reply(error)),
+            Err(_) => Err(CallError::Ended(self.inner.ended().await)),
+        }
+    }
+
+    /// Whether the gateway has ended, and how.
+    pub fn end(&self) -> Option<Arc<GatewayEnd>> {
+        self.inner.end.borrow().clone()
+    }
+
+    /// Waits for the gateway to end, for whatever reason.
+    ///
+    /// Cancel safety: nothing is lost; it may be called again.
+    pub async fn wait(&self) -> Arc<GatewayEnd> {
+        self.inner.ended().await
+    }
+
+    /// Ends the gateway now. Every call ends with [`CallError::Ended`]; the worker drops its tasks, kills what it started and
+    /// ends, within its grace. Harmless when the gateway has ended. [`wait`](Self::wait) waits for the worker's end.
+    pub fn exit(&self) {
+        self.inner.connection.abort("the coordinator ended it");
+    }
+
+    /// Kills the worker's process. What it started is killed by its guardian.
+    pub fn kill(&self) {
+        self.inner.kill.notify_one();
+    }
+
+    /// Lets the worker finish: waits until its tasks and commands have ended and all that they printed has been told,
+    /// then ends it.
+    ///
+    /// Cancel safety: a dropped `close` has no effect.
+    ///
+    /// # Errors
+    /// That the gateway ended before.
+    pub async fn close(&self) -> Result<(), Arc<GatewayEnd>> {
+        match self.ask::<()>(Request::Finish).await {
+            Err(CallError::Ended(end)) => Err(end),
+            _ => {
+                self.exit();
+                self.wait().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway")
+            .field("id", &self.id())
+            .field("place", &self.place())
+            .field("end", &self.end())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,118 @@
+//! The hand-over at the beginning of `main`: a worker stays here for the rest of its life, a coordinator goes on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use crate::role::{Role, WORD};
+use crate::tasks::{Tasks, TasksError};
+
+/// What `init` learned about this program. A program is initialised once.
+static PROGRAM: OnceLock<Initialised> = OnceLock::new();
+
+/// What gateways need to know of the program.
+#[derive(Debug)]
+pub(crate) struct Initialised {
+    pub(crate) tasks: Arc<Tasks>,
+    /// The filter of the log, for both sides.
+    pub(crate) log: Option<String>,
+    /// Variables that SSH configurations may refer to, the agent's socket among them.
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+/// Why a program cannot go on as a coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// The tasks are not in order.
+    #[error(transparent)]
+    Tasks(#[from] TasksError),
+    /// It was done before; there is one list of tasks.
+    #[error("farcall::init was called twice")]
+    Twice,
+    /// `FARCALL_LOG` is no filter.
+    #[error("FARCALL_LOG={value:?} is no filter: {reason}")]
+    Log {
+        /// The variable's value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Hands over the program's tasks; to be called first thing in `main`.
+///
+/// In a worker, which is this same program started again by a coordinator, it never returns: it serves until the coordinator
+/// goes. In a coordinator it returns at once. Whatever `main` does before it, workers do too: open no files, print nothing,
+/// and start no threads.
+///
+/// Inside a runtime (`#[tokio::main]`) it works as well: the worker then serves from threads of its own. The runtime's
+/// threads exist by then, so an idle copy of the process stays above the worker; call it before the runtime if you can.
+///
+/// It reads the environment, which nothing else here does: `FARCALL_LOG`, a filter like `info,farcall=debug`, has events
+/// of both sides printed to standard error; the rest is kept for SSH configurations that refer to it.
+///
+/// If the tasks are not in order, it says so on standard error and ends the program with code 70; [`try_init`] returns
+/// instead.
+///
+/// ```no_run
+/// use farcall::{Gateway, Spec, Tasks};
+///
+/// async fn square(n: u64) -> u64 {
+///     n * n
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     farcall::init(Tasks::new().add(square));
+///     tokio::runtime::Runtime::new()?.block_on(async {
+///         let gateway = Gateway::open(&"ssh://web1".parse::<Spec>()?).await?;
+///         println!("{}", gateway.call(square, (7,)).await?);
+///         Ok(())
+///     })
+/// }
+/// ```
+pub fn init(tasks: Tasks) {
+    if let Err(error) = try_init(tasks) {
+        eprintln!("{error}");
+        std::process::exit(70);
+    }
+}
+
+/// As [`init`], but what is wrong is returned. In a worker it does not return, as `init`.
+///
+/// # Errors
+/// See [`InitError`]; no gateway can be opened then.
+pub fn try_init(tasks: Tasks) -> Result<(), InitError> {
+    let mut arguments = std::env::args_os().skip(1);
+    let is_worker = arguments.next().is_some_and(|first| first == WORD);
+    tasks.check()?;
+    if is_worker {
+        match Role::from_arguments(arguments) {
+            Ok(role) => crate::worker::serve::serve(role, Arc::new(tasks)),
+            Err(error) => {
+                eprintln!("{error}");
+                std::process::exit(70);
+            }
+        }
+    }
+    let log = std::env::var("FARCALL_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = match &log {
+        None => None,
+        Some(value) => match crate::log::filter(value) {
+            Ok(filter) => Some(filter),
+            Err(reason) => return Err(InitError::Log { value: value.clone(), reason }),
+        },
+    };
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let initialised = Initialised { tasks: Arc::new(tasks), log, environment: environment.collect() };
+    PROGRAM.set(initialised).map_err(|_| InitError::Twice)?;
+    if let Some(filter) = filter {
+        crate::log::print(filter);
+    }
+    Ok(())
+}
+
+/// What `init` learned; `None` before it.
+pub(crate) fn program() -> Option<&'static Initialised> {
+    PROGRAM.get()
+}

@@ -1,0 +1,462 @@
+//! How a gateway comes to be: launch, connect, agree.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use farcall_bootstrap::ssh::{ConfigFiles, SshOptions};
+use farcall_bootstrap::{Class, LaunchError, Launched, Program};
+use farcall_channel::frame::{HELLO_LEN, Hello as Greeting, Limits, MAX_PAYLOAD, VERSION};
+use farcall_channel::{
+    Channel, CodecError, Config, Connection, ConnectionError, DriverThread, Options, RecvError,
+};
+use tokio::sync::{Notify, watch};
+
+use crate::end::{self, GatewayEnd, Watched};
+use crate::gateway::{Gateway, Inner};
+use crate::ids::Id;
+use crate::init::{Initialised, program};
+use crate::output::Prints;
+use crate::role::Role;
+use crate::spec::Spec;
+use crate::tasks::Tasks;
+use crate::wire::{Hello, Request};
+
+/// How long the worker's first answer may take.
+const HELLO_LIMIT: Duration = Duration::from_secs(15);
+
+/// What differs between the two sides, beyond this many, is counted.
+const MAX_NAMED: usize = 5;
+
+/// Describes a gateway before it is opened: the spec, and what is no part of it.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    spec: Spec,
+    program: Option<Program>,
+    ssh: Option<SshOptions>,
+    config: Config,
+}
+
+/// Why a gateway was not opened. Nothing is left of the attempt.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The program would start itself for ever: a worker only becomes one in [`init`](crate::init).
+    #[error("farcall::init must be called first thing in main, before a gateway is opened")]
+    BeforeInit,
+    /// Another gateway has that id. Nothing was started.
+    #[error("there is a gateway {id} already")]
+    DuplicateId {
+        /// The id.
+        id: String,
+    },
+    /// The system gives no thread.
+    #[error("cannot start the thread that drives connections")]
+    Driver(#[source] io::Error),
+    /// The running program's file cannot be found.
+    #[error("cannot find this program's own file")]
+    Program(#[source] io::Error),
+    /// The worker was not reached, delivered or started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The worker was started, but no connection came of it.
+    #[error("{place}: the worker was started, but did not connect: {cause}{}", printed(.stderr))]
+    Connect {
+        /// The place, as the spec names it.
+        place: String,
+        /// What was wrong.
+        cause: ConnectionError,
+        /// The end of what it printed.
+        stderr: String,
+    },
+    /// The worker connected and then said nothing.
+    #[error("{place}: the worker did not introduce itself within {} s", HELLO_LIMIT.as_secs())]
+    Silent {
+        /// The place, as the spec names it.
+        place: String,
+    },
+    /// The worker is not of this program.
+    #[error("{place}: {mismatch}")]
+    Mismatch {
+        /// The place, as the spec names it.
+        place: String,
+        /// What differs.
+        mismatch: Mismatch,
+    },
+    /// The worker introduced itself in words that this version does not know.
+    #[error("{place}: the worker introduced itself as no worker of this version does")]
+    Introduction {
+        /// The place, as the spec names it.
+        place: String,
+        /// What was wrong.
+        source: CodecError,
+    },
+    /// The worker ended at once.
+    #[error("{end}")]
+    Ended {
+        /// How.
+        end: Arc<GatewayEnd>,
+    },
+}
+
+fn printed(stderr: &str) -> String {
+    match stderr.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
+        Some(line) => format!(" (it printed: {})", line.replace(char::is_control, "\u{fffd}")),
+        None => String::new(),
+    }
+}
+
+impl OpenError {
+    /// What kind of failure it was.
+    pub fn class(&self) -> Class {
+        match self {
+            OpenError::Launch(error) => error.class(),
+            OpenError::Connect { .. } => Class::Lost,
+            OpenError::Silent { .. } => Class::Timeout,
+            OpenError::Ended { end } => end.class().unwrap_or(Class::Lost),
+            _ => Class::Bootstrap,
+        }
+    }
+}
+
+/// What differs between this program and the worker's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Mismatch {
+    /// The versions of this crate, here and there.
+    pub farcall: Option<(String, String)>,
+    /// The versions of the program, here and there.
+    pub program: Option<(String, String)>,
+    /// Tasks that the worker lacks.
+    pub missing: Vec<String>,
+    /// Tasks that only the worker has.
+    pub unknown: Vec<String>,
+    /// Tasks with other arguments or results: the name, the signature here and the one there.
+    pub changed: Vec<(String, String, String)>,
+}
+
+impl Mismatch {
+    /// `None` if both agree.
+    fn between(tasks: &Tasks, theirs: &Hello) -> Option<Mismatch> {
+        let differs =
+            |ours: &str, theirs: &str| (ours != theirs).then(|| (ours.to_owned(), theirs.to_owned()));
+        let mut mismatch = Mismatch {
+            farcall: differs(env!("CARGO_PKG_VERSION"), &theirs.farcall),
+            program: differs(tasks.program_version(), &theirs.program),
+            ..Mismatch::default()
+        };
+        if tasks.digest() != theirs.digest {
+            let ours = tasks.declared();
+            for task in &ours {
+                match theirs.tasks.iter().find(|other| other.name == task.name) {
+                    None => mismatch.missing.push(task.name.clone()),
+                    Some(other) if other.signature != task.signature => {
+                        let changed = (task.name.clone(), task.signature.clone(), other.signature.clone());
+                        mismatch.changed.push(changed);
+                    }
+                    Some(_) => {}
+                }
+            }
+            let unknown = theirs.tasks.iter().filter(|task| !tasks.contains(&task.name));
+            mismatch.unknown = unknown.map(|task| task.name.clone()).collect();
+        }
+        (tasks.digest() != theirs.digest || mismatch != Mismatch::default()).then_some(mismatch)
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the worker is another build of this program")?;
+        if let Some((ours, theirs)) = &self.farcall {
+            write!(f, "; farcall {ours} here, {theirs} there")?;
+        }
+        if let Some((ours, theirs)) = &self.program {
+            write!(f, "; program version {ours:?} here, {theirs:?} there")?;
+        }
+        let mut list = |what: &str, names: Vec<String>| match names.len() {
+            0 => Ok(()),
+            count if count > MAX_NAMED => {
+                write!(f, "; {what}: {} and {} more", names[..MAX_NAMED].join(", "), count - MAX_NAMED)
+            }
+            _ => write!(f, "; {what}: {}", names.join(", ")),
+        };
+        list("tasks that it lacks", self.missing.clone())?;
+        list("tasks that only it has", self.unknown.clone())?;
+        let changed =
+            |(name, ours, theirs): &(String, String, String)| format!("{name} ({ours} here, {theirs} there)");
+        list("tasks with other types", self.changed.iter().map(changed).collect())
+    }
+}
+
+/// The thread that drives all connections of this process: neither user code that blocks nor runtimes that end stop it.
+pub(crate) fn driver() -> io::Result<tokio::runtime::Handle> {
+    static DRIVER: Mutex<Option<DriverThread>> = Mutex::new(None);
+    let mut driver = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(driver) = &*driver {
+        return Ok(driver.handle().clone());
+    }
+    Ok(driver.insert(DriverThread::start("farcall-driver")?).handle().clone())
+}
+
+/// The running program, read and digested once for all gateways.
+fn this_program() -> io::Result<Program> {
+    static THIS: Mutex<Option<Program>> = Mutex::new(None);
+    let mut this = THIS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(this) = &*this {
+        return Ok(this.clone());
+    }
+    Ok(this.insert(Program::current()?).clone())
+}
+
+/// The options of SSH that all gateways of this process share: its gate, its unlocked keys.
+fn shared_ssh(environment: &std::collections::BTreeMap<String, String>) -> SshOptions {
+    static SSH: Mutex<Option<SshOptions>> = Mutex::new(None);
+    let mut ssh = SSH.lock().unwrap_or_else(PoisonError::into_inner);
+    let made = || SshOptions {
+        environment: environment.clone(),
+        home: environment.get("HOME").map(Into::into),
+        files: ConfigFiles::Usual,
+        ..SshOptions::default()
+    };
+    ssh.get_or_insert_with(made).clone()
+}
+
+/// The first bytes of every worker, which tell it from noise.
+fn greeting() -> Vec<u8> {
+    let limits = Limits { max_channels: 0, initial_window: 0, max_message: 0, assembly_budget: 0 };
+    let mut bytes = Vec::with_capacity(HELLO_LEN.min(MAX_PAYLOAD));
+    Greeting { version: VERSION, limits }.encode(&mut bytes);
+    // The version is left to the handshake, which names both sides' in its error.
+    bytes.truncate(12);
+    bytes
+}
+
+impl Builder {
+    pub(crate) fn new(spec: Spec) -> Builder {
+        Builder { spec, program: None, ssh: None, config: Config::default() }
+    }
+
+    /// What is delivered and started, in place of the running program: other builds of it, say.
+    #[must_use]
+    pub fn program(mut self, program: Program) -> Builder {
+        self.program = Some(program);
+        self
+    }
+
+    /// How hosts are reached over SSH: who is asked for passwords, what is preferred. A clone shares what was unlocked.
+    #[must_use]
+    pub fn ssh(mut self, options: SshOptions) -> Builder {
+        self.ssh = Some(options);
+        self
+    }
+
+    /// Limits of the connection on this side: channels, windows, messages. Heartbeat and lease are the spec's.
+    #[must_use]
+    pub fn limits(mut self, config: Config) -> Builder {
+        self.config = config;
+        self
+    }
+
+    /// Launches the worker, connects to it, and sees that both sides agree.
+    ///
+    /// Cancel safety: what a dropped `open` has started is ended.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(self) -> Result<Gateway, OpenError> {
+        let initialised = program().ok_or(OpenError::BeforeInit)?;
+        let id = Id::take(self.spec.asked_id());
+        let id =
+            id.ok_or_else(|| OpenError::DuplicateId { id: self.spec.asked_id().unwrap_or_default().into() })?;
+        let driver = driver().map_err(OpenError::Driver)?;
+        // There, because byte streams belong to the runtime that they are made on.
+        let mut establishing = AbortOnDrop(driver.spawn(self.establish(id, initialised, driver.clone())));
+        match (&mut establishing.0).await {
+            Ok(opened) => opened,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The driver ends with the program only.
+                Err(_) => Err(OpenError::Driver(io::Error::other("the driver has ended"))),
+            },
+        }
+    }
+
+    async fn establish(
+        self,
+        id: Id,
+        initialised: &'static Initialised,
+        driver: tokio::runtime::Handle,
+    ) -> Result<Gateway, OpenError> {
+        let target = self.spec.target();
+        let place: Arc<str> = target.to_string().into();
+        let program = match self.program {
+            Some(program) => program,
+            None => this_program().map_err(OpenError::Program)?,
+        };
+        let life = self.spec.life();
+        let role = Role { id: id.text().to_string(), from: this_process(), life: life.clone() };
+        let ssh = self.ssh.unwrap_or_else(|| shared_ssh(&initialised.environment));
+        let mut options = self.spec.launch_options(ssh);
+        options.argv0 = Some(format!("farcall-worker {} of {}", role.id, role.from).into());
+        options.arguments = role.to_arguments();
+        options.greeting = greeting();
+        tracing::debug!(gateway = %role.id, %place, "launch");
+        let launched = farcall_bootstrap::launch(&target, &program, &options).await?;
+        let Launched { reader, writer, stderr, process, platform, delivery } = launched;
+        let config = Config { heartbeat: life.heartbeat, lease: life.lease, ..self.config };
+        let options = Options { config, driver: Some(driver.clone()), ..Options::default() };
+        let started = Connection::start(reader, writer, farcall_channel::Role::Coordinator, options).await;
+        let connection = match started {
+            Ok(connection) => connection,
+            Err(cause) => {
+                let stderr = String::from_utf8_lossy(&stderr.tail()).into_owned();
+                return Err(OpenError::Connect { place: place.to_string(), cause, stderr });
+            }
+        };
+        let kill = Arc::new(Notify::new());
+        let (tell, end) = watch::channel(None);
+        let watched = Watched {
+            id: Arc::clone(id.text()),
+            place: Arc::clone(&place),
+            connection: connection.clone(),
+            process,
+            stderr,
+            grace: life.grace,
+            kill: Arc::clone(&kill),
+        };
+        // Ends with the gateway.
+        driver.spawn(end::watch(watched, tell));
+        let gateway = Gateway::new(Inner {
+            id,
+            place,
+            connection,
+            end,
+            kill,
+            prints: Arc::new(Prints::default()),
+            platform,
+            delivery,
+            pid: std::sync::OnceLock::new(),
+            tasks: Arc::clone(&initialised.tasks),
+            driver,
+        });
+        match tokio::time::timeout(HELLO_LIMIT, agree(&gateway, initialised)).await {
+            Ok(agreed) => agreed.map(|()| gateway),
+            Err(_) => Err(OpenError::Silent { place: gateway.place().to_owned() }),
+        }
+    }
+}
+
+/// Who starts the worker, for those who see it in a list of processes.
+fn this_process() -> String {
+    let uname = rustix::system::uname();
+    format!("{}:{}", uname.nodename().to_string_lossy(), std::process::id())
+}
+
+/// Introduces both sides to each other, and has the worker's prints and events told.
+async fn agree(gateway: &Gateway, initialised: &Initialised) -> Result<(), OpenError> {
+    let inner = gateway.inner();
+    let connection = &inner.connection;
+    let ended = async || OpenError::Ended { end: inner.ended().await };
+    let hello: Result<Channel<Hello, Hello>, _> = connection.open(Request::Hello.to_bytes()).await;
+    let Ok(mut hello) = hello else { return Err(ended().await) };
+    let ours = Hello {
+        farcall: env!("CARGO_PKG_VERSION").into(),
+        program: initialised.tasks.program_version().into(),
+        digest: initialised.tasks.digest(),
+        tasks: Vec::new(),
+        pid: std::process::id(),
+    };
+    if hello.send(ours).await.is_err() {
+        return Err(ended().await);
+    }
+    let prints: Result<Channel<(), crate::Printed>, _> = connection.open(Request::Prints.to_bytes()).await;
+    let Ok(prints) = prints else { return Err(ended().await) };
+    // Ends with the connection.
+    inner.driver.spawn(Arc::clone(&inner.prints).gather(prints.split().1));
+    if let Some(filter) = &initialised.log {
+        let log: Result<Channel<String, crate::log::Event>, _> =
+            connection.open(Request::Log.to_bytes()).await;
+        if let Ok(mut log) = log
+            && log.send(filter.clone()).await.is_ok()
+        {
+            let id = Arc::clone(inner.id.text());
+            // Ends with the connection.
+            inner.driver.spawn(async move {
+                while let Ok(Some(event)) = log.recv().await {
+                    event.repeat(&id);
+                }
+            });
+        }
+    }
+    let theirs = match hello.recv().await {
+        Ok(Some(theirs)) => theirs,
+        Err(RecvError::Codec(source)) => {
+            return Err(OpenError::Introduction { place: gateway.place().to_owned(), source });
+        }
+        Ok(None) | Err(_) => {
+            connection.abort("the worker did not introduce itself");
+            return Err(ended().await);
+        }
+    };
+    match Mismatch::between(&initialised.tasks, &theirs) {
+        None => {
+            // Set once: here.
+            let _ = inner.pid.set(theirs.pid);
+            Ok(())
+        }
+        Some(mismatch) => Err(OpenError::Mismatch { place: gateway.place().to_owned(), mismatch }),
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::Declared;
+
+    async fn kept(n: u64) -> u64 {
+        n
+    }
+
+    async fn lost(n: u64) -> u64 {
+        n
+    }
+
+    fn hello(tasks: &Tasks) -> Hello {
+        Hello {
+            farcall: env!("CARGO_PKG_VERSION").into(),
+            program: tasks.program_version().into(),
+            digest: tasks.digest(),
+            tasks: tasks.declared(),
+            pid: 1,
+        }
+    }
+
+    #[test]
+    fn a_mismatch_names_what_differs() {
+        let ours = Tasks::new().add(kept).add(lost).version("2");
+        assert_eq!(Mismatch::between(&ours, &hello(&ours)), None);
+
+        let mut theirs = hello(&Tasks::new().add(kept).version("1"));
+        theirs.tasks[0].signature = "(u32,) -> u64".into();
+        theirs.tasks.push(Declared { name: "other".into(), signature: "() -> ()".into() });
+        let text = Mismatch::between(&ours, &theirs).unwrap().to_string();
+        for part in [
+            "\"2\" here, \"1\" there",
+            "lacks: ",
+            "::lost",
+            "only it has: other",
+            "(u64,) -> u64 here, (u32,) -> u64 there",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

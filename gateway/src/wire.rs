@@ -1,0 +1,206 @@
+//! What gateway and worker say to each other, above the channels.
+//!
+//! The request of each channel says what it is for: a letter, and for a task its name. Then
+//!
+//! | request | the coordinator sends | the worker sends |
+//! |---|---|---|
+//! | `h` hello | its [`Hello`] | its own |
+//! | `t` task | an [`Order`] with the arguments, perhaps another to let go | a [`Reply`] |
+//! | `i` info, `s` status | | [`Info`](crate::Info), [`Status`](crate::Status) |
+//! | `p` prints | | [`Printed`](crate::Printed), as long as it lives |
+//! | `l` log | a filter | [`Event`](crate::log::Event)s, as long as it lives |
+//! | `c` command | [`CommandOrder`]s, the first is the plan | [`CommandReport`]s |
+//! | `f` finish | | when all is done and told, `()` |
+
+use bytes::Bytes;
+use farcall_channel::{Raw, Receiver, Sender};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Panic};
+use crate::tasks::Declared;
+
+/// What a channel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request<'a> {
+    Hello,
+    Task(&'a str),
+    Info,
+    Status,
+    Prints,
+    Log,
+    Command,
+    Finish,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn to_bytes(self) -> Bytes {
+        match self {
+            Request::Hello => Bytes::from_static(b"h"),
+            Request::Task(name) => [b"t", name.as_bytes()].concat().into(),
+            Request::Info => Bytes::from_static(b"i"),
+            Request::Status => Bytes::from_static(b"s"),
+            Request::Prints => Bytes::from_static(b"p"),
+            Request::Log => Bytes::from_static(b"l"),
+            Request::Command => Bytes::from_static(b"c"),
+            Request::Finish => Bytes::from_static(b"f"),
+        }
+    }
+
+    /// `None` for what no version of this side has ever said.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Request<'a>> {
+        match bytes {
+            b"h" => Some(Request::Hello),
+            [b't', name @ ..] => std::str::from_utf8(name).ok().map(Request::Task),
+            b"i" => Some(Request::Info),
+            b"s" => Some(Request::Status),
+            b"p" => Some(Request::Prints),
+            b"l" => Some(Request::Log),
+            b"c" => Some(Request::Command),
+            b"f" => Some(Request::Finish),
+            _ => None,
+        }
+    }
+}
+
+/// What each side says of itself before anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// The version of this crate.
+    pub(crate) farcall: String,
+    /// The version of the program, if it told.
+    pub(crate) program: String,
+    /// Of all names and signatures.
+    pub(crate) digest: u64,
+    /// The worker lists its tasks when the digests differ.
+    pub(crate) tasks: Vec<Declared>,
+    /// The process.
+    pub(crate) pid: u32,
+}
+
+/// From the caller of a task. A later build may know more of them.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Order<A> {
+    /// Run with these arguments.
+    #[serde(rename = "r")]
+    Run(A),
+    /// The caller goes; the task goes on.
+    #[serde(rename = "d")]
+    Detach,
+}
+
+/// To the caller of a task.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Reply<V> {
+    #[serde(rename = "v")]
+    Value(V),
+    #[serde(rename = "f")]
+    Failed(Failure),
+    #[serde(rename = "p")]
+    Panicked(Panic),
+    /// The arguments could not be read.
+    #[serde(rename = "a")]
+    Arguments(String),
+    /// The value could not be sent.
+    #[serde(rename = "u")]
+    Unsendable(String),
+    /// The worker cannot run anything.
+    #[serde(rename = "r")]
+    Refused(String),
+}
+
+/// Text that need not be UTF-8, as this system's names are.
+pub(crate) type Name = std::ffi::OsString;
+
+/// What a command is to be.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct CommandPlan {
+    pub(crate) program: Name,
+    pub(crate) arg0: Option<Name>,
+    pub(crate) args: Vec<Name>,
+    /// `None` takes a variable away.
+    pub(crate) env: Vec<(Name, Option<Name>)>,
+    pub(crate) env_clear: bool,
+    pub(crate) directory: Option<Name>,
+    pub(crate) stdin: Option<Receiver<Bytes, Raw>>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+    /// Rows and columns.
+    pub(crate) terminal: Option<(u16, u16)>,
+}
+
+/// Where an output of a command goes.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Output {
+    Inherit,
+    Null,
+    Piped(Sender<Bytes, Raw>),
+}
+
+/// From the holder of a command.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum CommandOrder {
+    Start(Box<CommandPlan>),
+    /// To the process alone, or to its group.
+    Signal {
+        number: i32,
+        group: bool,
+    },
+    Resize {
+        rows: u16,
+        columns: u16,
+    },
+}
+
+/// To the holder of a command.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum CommandReport {
+    Started {
+        pid: u32,
+    },
+    /// The step that failed, the system's number of the error if it has one, and its words.
+    NotStarted {
+        step: String,
+        code: Option<i32>,
+        message: String,
+    },
+    Ended {
+        status: ExitReport,
+        held_open: bool,
+    },
+    /// The worker could not follow it any more.
+    Lost {
+        message: String,
+    },
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum ExitReport {
+    Code(i32),
+    Signal(i32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_read_as_they_are_written() {
+        let all = [
+            Request::Hello,
+            Request::Task("a::b"),
+            Request::Info,
+            Request::Status,
+            Request::Prints,
+            Request::Log,
+            Request::Command,
+            Request::Finish,
+        ];
+        for request in all {
+            assert_eq!(Request::parse(&request.to_bytes()), Some(request));
+        }
+        for other in [&b""[..], b"x", b"hh", b"t\xff"] {
+            assert_eq!(Request::parse(other), None);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The far half of a command: starts it, moves its streams, tells its end.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use farcall_channel::{Channel, Raw, Receiver, Sender};
+use tokio::io::AsyncWriteExt;
+
+use super::child::{
+    Control, Event, Input, Launch, Output as To, Running, Size, SpawnError, Status, Stdin, Whom,
+};
+use super::crew::{CommandPresent, Crew};
+use crate::wire::{CommandOrder, CommandPlan, CommandReport, ExitReport, Output};
+
+/// Follows the orders on `channel` until the command has ended or its holder is gone.
+pub(super) fn start(channel: Channel<CommandReport, CommandOrder>, crew: &Arc<Crew>) {
+    match crew.starter() {
+        // Ends with the command, with its holder, or with the runtime when the worker ends; nobody waits for it.
+        Ok(runtime) => drop(runtime.spawn(live(channel, crew.command()))),
+        Err(error) => {
+            let message = format!("cannot start a thread: {error}");
+            // A new channel has room.
+            let _ = channel.try_send(CommandReport::NotStarted {
+                step: "prepare the start".into(),
+                code: error.raw_os_error(),
+                message,
+            });
+        }
+    }
+}
+
+async fn live(mut channel: Channel<CommandReport, CommandOrder>, _present: CommandPresent) {
+    let Ok(Some(CommandOrder::Start(plan))) = channel.recv().await else { return };
+    let (launch, piped) = prepare(*plan);
+    let mut running = match launch.spawn() {
+        Ok(running) => running,
+        Err(error) => {
+            // A holder that is gone needs no telling.
+            let _ = channel.send(not_started(&error)).await;
+            return;
+        }
+    };
+    let (reports, orders) = channel.split();
+    if reports.send(CommandReport::Started { pid: running.pid() }).await.is_err() {
+        return;
+    }
+    let feeding = feed(piped.stdin, running.stdin());
+    let control = running.control();
+    let report = {
+        let mut following = std::pin::pin!(follow(&mut running, piped.stdout, piped.stderr));
+        let mut obeying = std::pin::pin!(obey(orders, &control));
+        let mut feeding = std::pin::pin!(feeding);
+        let mut fed = false;
+        loop {
+            tokio::select! {
+                report = &mut following => break report,
+                // Dropping the command kills it.
+                () = &mut obeying => return,
+                () = &mut feeding, if !fed => fed = true,
+            }
+        }
+    };
+    let _ = reports.send(report).await;
+}
+
+/// The ends of channels that are the command's streams.
+struct Piped {
+    stdin: Option<Receiver<Bytes, Raw>>,
+    stdout: Option<Sender<Bytes, Raw>>,
+    stderr: Option<Sender<Bytes, Raw>>,
+}
+
+fn prepare(plan: CommandPlan) -> (Launch, Piped) {
+    let mut launch = Launch::new(plan.program).args(plan.args);
+    if let Some(name) = plan.arg0 {
+        launch = launch.arg0(name);
+    }
+    if plan.env_clear {
+        launch = launch.env_clear();
+    }
+    for (name, value) in plan.env {
+        launch = match value {
+            Some(value) => launch.env(name, value),
+            None => launch.env_remove(name),
+        };
+    }
+    if let Some(directory) = plan.directory {
+        launch = launch.current_dir(directory);
+    }
+    if plan.stdin.is_some() {
+        launch = launch.stdin(Input::Piped);
+    }
+    let to = |output| match output {
+        Output::Inherit => (To::Inherit, None),
+        Output::Null => (To::Null, None),
+        Output::Piped(sender) => (To::Piped, Some(sender)),
+    };
+    let (stdout_to, stdout) = to(plan.stdout);
+    let (stderr_to, stderr) = to(plan.stderr);
+    launch = launch.stdout(stdout_to).stderr(stderr_to);
+    if let Some((rows, columns)) = plan.terminal {
+        launch = launch.terminal(Size { rows, columns });
+    }
+    (launch, Piped { stdin: plan.stdin, stdout, stderr })
+}
+
+fn not_started(error: &SpawnError) -> CommandReport {
+    match error {
+        SpawnError::Step { step, source, .. } => CommandReport::NotStarted {
+            step: step.to_string(),
+            code: source.raw_os_error(),
+            message: source.to_string(),
+        },
+        other => CommandReport::NotStarted {
+            step: "prepare the start".into(),
+            code: None,
+            message: other.to_string(),
+        },
+    }
+}
+
+/// Moves the output, and returns how the command ended.
+async fn follow(
+    running: &mut Running,
+    mut stdout: Option<Sender<Bytes, Raw>>,
+    mut stderr: Option<Sender<Bytes, Raw>>,
+) -> CommandReport {
+    loop {
+        let (to, bytes) = match running.next().await {
+            Ok(Some(Event::Stdout(bytes))) => (&mut stdout, bytes),
+            Ok(Some(Event::Stderr(bytes))) => (&mut stderr, bytes),
+            Ok(Some(Event::Ended(ended))) => {
+                let status = match ended.status {
+                    Status::Code(code) => ExitReport::Code(code),
+                    Status::Signal(signal) => ExitReport::Signal(signal),
+                };
+                return CommandReport::Ended { status, held_open: ended.held_open };
+            }
+            Ok(None) => return CommandReport::Lost { message: "its end was reported before".into() },
+            Err(error) => return CommandReport::Lost { message: error.to_string() },
+        };
+        if let Some(sender) = to
+            && sender.send(bytes.into()).await.is_err()
+        {
+            // Nobody reads it any more. It is still read here, so that the command does not wait for ever.
+            *to = None;
+        }
+    }
+}
+
+/// Moves the input until it ends, or nothing reads it any more.
+async fn feed(from: Option<Receiver<Bytes, Raw>>, to: Option<Stdin>) {
+    let (Some(mut from), Some(mut to)) = (from, to) else { return };
+    while let Ok(Some(bytes)) = from.recv().await {
+        if to.write_all(&bytes).await.is_err() {
+            return from.close_with("the command reads no more input");
+        }
+    }
+    // Says so to a terminal; a pipe ends when it is dropped.
+    let _ = to.shutdown().await;
+}
+
+/// Until the holder is gone.
+async fn obey(mut orders: Receiver<CommandOrder>, control: &Control) {
+    loop {
+        match orders.recv().await {
+            Ok(Some(CommandOrder::Signal { number, group })) => {
+                // One that has ended needs none; that it is unknown was checked where it came from.
+                let _ = control.signal(number, if group { Whom::Group } else { Whom::Process });
+            }
+            Ok(Some(CommandOrder::Resize { rows, columns })) => {
+                let _ = control.resize(Size { rows, columns });
+            }
+            Ok(Some(CommandOrder::Start(_))) | Ok(None) | Err(_) => return,
+        }
+    }
+}

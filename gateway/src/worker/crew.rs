@@ -1,0 +1,224 @@
+//! The worker's side of tasks: where they run, how many at once, which do now.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use farcall_channel::{Connection, DriverThread};
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::context::States;
+use crate::host::{RunningTask, Status};
+use crate::tasks::Tasks;
+
+/// More tasks than these are not listed one by one.
+const MAX_LISTED: usize = 256;
+
+/// All that the tasks of a worker share.
+pub(crate) struct Crew {
+    pub(crate) gateway: Arc<str>,
+    pub(crate) tasks: Arc<Tasks>,
+    pub(crate) connection: Connection,
+    pub(crate) states: Arc<States>,
+    /// How many run at once; the others wait.
+    pub(crate) permits: Arc<Semaphore>,
+    /// How many of the plain functions run at once.
+    pub(crate) slots: Arc<Semaphore>,
+    slot_count: usize,
+    /// Made for the first task: a worker that only runs commands needs none.
+    runtime: Mutex<Option<Runtime>>,
+    /// The thread of commands, made for the first one: starting a program may have to wait for a file system.
+    starter: Mutex<Option<DriverThread>>,
+    roll: Mutex<Roll>,
+    /// Something ended.
+    left: Notify,
+    pub(crate) commands: AtomicUsize,
+    began: Instant,
+}
+
+#[derive(Default)]
+struct Roll {
+    next: u64,
+    present: BTreeMap<u64, Arc<Entry>>,
+}
+
+/// A task that waits or runs.
+pub(crate) struct Entry {
+    name: &'static str,
+    began: Instant,
+    started: AtomicBool,
+    detached: AtomicBool,
+    /// Whether nobody waits for the reply any more.
+    abandoned: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Keeps a task on the roll.
+pub(crate) struct Present {
+    crew: Arc<Crew>,
+    number: u64,
+    entry: Arc<Entry>,
+}
+
+impl Crew {
+    pub(crate) fn new(
+        gateway: Arc<str>,
+        tasks: Arc<Tasks>,
+        connection: Connection,
+        max_tasks: Option<usize>,
+        slots: usize,
+    ) -> Crew {
+        Crew {
+            gateway,
+            tasks,
+            connection,
+            states: Arc::default(),
+            permits: Arc::new(Semaphore::new(
+                max_tasks.unwrap_or(Semaphore::MAX_PERMITS).clamp(1, Semaphore::MAX_PERMITS),
+            )),
+            slots: Arc::new(Semaphore::new(slots)),
+            slot_count: slots,
+            runtime: Mutex::default(),
+            starter: Mutex::default(),
+            roll: Mutex::default(),
+            left: Notify::new(),
+            commands: AtomicUsize::new(0),
+            began: Instant::now(),
+        }
+    }
+
+    /// The runtime of users' code: as many threads as slots. Made when it is first needed.
+    pub(crate) fn runtime(&self) -> io::Result<Handle> {
+        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        if runtime.is_none() {
+            let built = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(self.slot_count)
+                .thread_name("farcall-task")
+                .enable_all()
+                .build()?;
+            return Ok(runtime.insert(built).handle().clone());
+        }
+        Ok(runtime.as_ref().map(|runtime| runtime.handle().clone()).expect("it was just looked at"))
+    }
+
+    /// The runtime of commands.
+    pub(crate) fn starter(&self) -> io::Result<Handle> {
+        let mut starter = self.starter.lock().unwrap_or_else(PoisonError::into_inner);
+        if starter.is_none() {
+            return Ok(starter.insert(DriverThread::start("farcall-command")?).handle().clone());
+        }
+        Ok(starter.as_ref().map(|thread| thread.handle().clone()).expect("it was just looked at"))
+    }
+
+    /// Kills all commands; drops all tasks where they wait, and waits for those that do not wait, at most for `limit`.
+    pub(crate) fn stop(&self, limit: Duration) {
+        // With its runtime go the commands, and with their handles their process groups.
+        drop(self.starter.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_timeout(limit);
+        }
+    }
+
+    fn roll(&self) -> MutexGuard<'_, Roll> {
+        self.roll.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        name: &'static str,
+        abandoned: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Present {
+        let entry = Arc::new(Entry {
+            name,
+            began: Instant::now(),
+            started: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
+            abandoned: Box::new(abandoned),
+        });
+        let mut roll = self.roll();
+        let number = roll.next;
+        roll.next += 1;
+        roll.present.insert(number, Arc::clone(&entry));
+        Present { crew: Arc::clone(self), number, entry }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let present: Vec<Arc<Entry>> = self.roll().present.values().cloned().collect();
+        let running = present.iter().filter(|entry| entry.started.load(Relaxed));
+        let list = |entry: &Arc<Entry>| RunningTask {
+            name: entry.name.to_owned(),
+            age: entry.began.elapsed(),
+            started: entry.started.load(Relaxed),
+            cancelled: !entry.detached.load(Relaxed) && (entry.abandoned)(),
+        };
+        let started = running.count();
+        Status {
+            channels: self.connection.held().1,
+            running: started,
+            queued: present.len() - started,
+            commands: self.commands.load(Relaxed),
+            slots: self.slot_count,
+            tasks: present.iter().take(MAX_LISTED).map(list).collect(),
+        }
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Waits until no task and no command runs.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let left = self.left.notified();
+            let mut left = std::pin::pin!(left);
+            left.as_mut().enable();
+            if self.roll().present.is_empty() && self.commands.load(Relaxed) == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// A command is being run, until the guard goes.
+    pub(crate) fn command(self: &Arc<Self>) -> CommandPresent {
+        self.commands.fetch_add(1, Relaxed);
+        CommandPresent(Arc::clone(self))
+    }
+}
+
+/// Counts a command.
+pub(crate) struct CommandPresent(Arc<Crew>);
+
+impl Drop for CommandPresent {
+    fn drop(&mut self) {
+        self.0.commands.fetch_sub(1, Relaxed);
+        self.0.left.notify_waiters();
+    }
+}
+
+impl Entry {
+    /// The caller has let go: that it is gone means nothing.
+    pub(crate) fn detached(&self) {
+        self.detached.store(true, Relaxed);
+    }
+}
+
+impl Present {
+    pub(crate) fn started(&self) {
+        self.entry.started.store(true, Relaxed);
+    }
+
+    pub(crate) fn entry(&self) -> Arc<Entry> {
+        Arc::clone(&self.entry)
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.crew.roll().present.remove(&self.number);
+        self.crew.left.notify_waiters();
+    }
+}

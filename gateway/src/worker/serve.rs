@@ -1,0 +1,262 @@
+//! A worker from its first moment to its last.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use farcall_channel::{Channel, Connection, Incoming, Options};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::mpsc;
+
+use super::crew::Crew;
+use super::guardian::{Guarded, Lease};
+use super::stdio::{self, Moved, Prints};
+use super::{command, early, guardian, limits, panics};
+use crate::host::Info;
+use crate::output::Printed;
+use crate::role::{Life, Role};
+use crate::tasks::Tasks;
+use crate::wire::{Hello, Request};
+
+/// Serves until the coordinator goes, then ends the process.
+pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
+    // Everything from here to `move_aside` prints to the standard error that the coordinator reads.
+    let guarded = match early::guarded(&options(&role.life)) {
+        Ok(guarded) => Some(guarded),
+        Err(error) => {
+            eprintln!("nobody guards this worker: {error}");
+            None
+        }
+    };
+    if let Err(error) = limits::raise_descriptors() {
+        eprintln!("{error}");
+    }
+    let moved = match stdio::move_aside() {
+        Ok(moved) => moved,
+        Err(error) => fail(&error),
+    };
+    panics::install();
+    let run = move || -> ! {
+        let code = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            // This thread moves the bytes and answers; what may block or compute gets threads of its own.
+            Ok(runtime) => runtime.block_on(live(role, tasks, moved, guarded)),
+            Err(error) => fail(&error),
+        };
+        std::process::exit(code)
+    };
+    if tokio::runtime::Handle::try_current().is_err() {
+        run()
+    }
+    // A runtime cannot run within a runtime.
+    let serving = std::thread::Builder::new().name("farcall-worker".into()).spawn(move || run());
+    match serving.map(std::thread::JoinHandle::join) {
+        // It ends the process, unless it panics.
+        Ok(_panicked) => std::process::exit(70),
+        Err(error) => fail(&error),
+    }
+}
+
+fn options(life: &Life) -> guardian::Options {
+    guardian::Options { grace: life.grace, ..guardian::Options::default() }
+}
+
+/// Too early for anybody to be told otherwise.
+fn fail(error: &dyn std::error::Error) -> ! {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    eprintln!("{text}");
+    std::process::exit(70)
+}
+
+/// Returns the process's exit code.
+async fn live(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guarded>) -> i32 {
+    let (reader, writer, prints) = match moved.open() {
+        Ok(streams) => streams,
+        Err(error) => fail(&error),
+    };
+    let mut options = Options::default();
+    options.config.heartbeat = role.life.heartbeat;
+    options.config.lease = role.life.lease;
+    let lease = guarded.as_ref().map(|guarded| guarded.lease(role.life.lease));
+    let reader = Touching { reader, lease };
+    let connection = match Connection::start(reader, writer, farcall_channel::Role::Worker, options).await {
+        Ok(connection) => connection,
+        Err(error) => fail(&error),
+    };
+    let slots = limits::slots().get();
+    let id: Arc<str> = role.id.into();
+    let crew = Arc::new(Crew::new(id, tasks, connection.clone(), role.life.max_tasks, slots));
+    let (finish, finishing) = mpsc::channel(1);
+    let mut server = Server { crew: Arc::clone(&crew), prints: Some((prints, finishing)), finish };
+    while let Some(incoming) = connection.accept().await {
+        server.take(incoming);
+    }
+    let cause = connection.ended().await;
+    tracing::debug!(%cause, "the coordinator is gone");
+    // Of the grace the guardian leaves, the last quarter is for ending the process.
+    end(&crew, role.life.grace.mul_f32(0.75)).await;
+    0
+}
+
+/// Stops everything, for at most `limit`. What does not stop ends with the process.
+async fn end(crew: &Arc<Crew>, limit: Duration) {
+    let crew = Arc::clone(crew);
+    // Not here: dropping tasks runs their code, and this thread is not for that.
+    let stopping = std::thread::Builder::new().spawn(move || crew.stop(limit));
+    let Ok(stopping) = stopping else { return };
+    let end = tokio::time::Instant::now() + limit;
+    while !stopping.is_finished() && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Tells the guardian with every read that the coordinator lives.
+struct Touching<R> {
+    reader: R,
+    lease: Option<Lease>,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Touching<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.reader).poll_read(cx, buf);
+        if buf.filled().len() > before
+            && let Some(lease) = &self.lease
+        {
+            lease.touch();
+        }
+        read
+    }
+}
+
+/// Hands out channels to what they are for.
+struct Server {
+    crew: Arc<Crew>,
+    /// Until somebody wants them; with the receiver of those who wait until all is told.
+    prints: Option<(Prints, mpsc::Receiver<Channel<(), ()>>)>,
+    finish: mpsc::Sender<Channel<(), ()>>,
+}
+
+impl Server {
+    fn take(&mut self, incoming: Incoming) {
+        let request = incoming.request().clone();
+        let crew = Arc::clone(&self.crew);
+        match Request::parse(&request) {
+            Some(Request::Task(name)) => match self.crew.tasks.start(name) {
+                Some(start) => start(incoming, &self.crew),
+                None => incoming.refuse(format!("this program has no task {name}")),
+            },
+            Some(Request::Hello) => {
+                if let Some((prints, _)) = &mut self.prints
+                    && let Err(error) = prints.capture_stderr()
+                {
+                    eprintln!("{error}");
+                }
+                tokio::spawn(hello(incoming.accept(), crew));
+            }
+            Some(Request::Info) => {
+                let info = Info::here(self.crew.tasks.program_version(), self.crew.uptime());
+                answer(incoming.accept::<Info, ()>(), info);
+            }
+            Some(Request::Status) => answer(incoming.accept(), self.crew.status()),
+            Some(Request::Prints) => match self.prints.take() {
+                // Ends with the connection.
+                Some((prints, finishing)) => {
+                    drop(tokio::spawn(tell(prints, incoming.accept(), finishing, crew)))
+                }
+                None => incoming.refuse("the prints are being read already"),
+            },
+            Some(Request::Log) => drop(tokio::spawn(log(incoming.accept()))),
+            Some(Request::Command) => command::start(incoming.accept(), &self.crew),
+            Some(Request::Finish) => {
+                if let Err(error) = self.finish.try_send(incoming.accept()) {
+                    drop(error);
+                }
+            }
+            None => incoming.refuse("this worker does not know what the channel is for"),
+        }
+    }
+}
+
+/// Sends the only message of a channel. There is room for it, unless the peer has closed the channel again.
+fn answer<T: crate::task::Message>(channel: Channel<T, ()>, value: T) {
+    let _ = channel.try_send(value);
+}
+
+async fn hello(mut channel: Channel<Hello, Hello>, crew: Arc<Crew>) {
+    let Ok(Some(theirs)) = channel.recv().await else { return };
+    let digest = crew.tasks.digest();
+    // They compare: the coordinator is where a person reads what differs.
+    let tasks = if theirs.digest == digest { Vec::new() } else { crew.tasks.declared() };
+    let ours = Hello {
+        farcall: env!("CARGO_PKG_VERSION").into(),
+        program: crew.tasks.program_version().into(),
+        digest,
+        tasks,
+        pid: std::process::id(),
+    };
+    // A connection that ends tells the other side itself.
+    let _ = channel.send(ours).await;
+}
+
+/// Tells what is printed, until the connection ends; in between, whoever asks is told when all has been told.
+async fn tell(
+    mut prints: Prints,
+    channel: Channel<Printed, ()>,
+    mut finishing: mpsc::Receiver<Channel<(), ()>>,
+    crew: Arc<Crew>,
+) {
+    loop {
+        let record = tokio::select! {
+            record = prints.next() => record,
+            Some(asking) = finishing.recv() => {
+                // A task that prints must not wait for us while we wait for it.
+                let idle = crew.idle();
+                let mut idle = std::pin::pin!(idle);
+                loop {
+                    tokio::select! {
+                        record = prints.next() => {
+                            let Ok(record) = record else { return };
+                            if channel.send(record.into()).await.is_err() { return }
+                        }
+                        () = &mut idle => break,
+                    }
+                }
+                while let Ok(Some(record)) = prints.try_next() {
+                    if channel.send(record.into()).await.is_err() {
+                        return;
+                    }
+                }
+                channel.close_sending();
+                let _ = asking.send(()).await;
+                return;
+            }
+        };
+        let Ok(record) = record else { return };
+        if channel.send(record.into()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn log(mut channel: Channel<crate::log::Event, String>) {
+    let Ok(Some(filter)) = channel.recv().await else { return };
+    let Ok(filter) = crate::log::filter(&filter) else { return channel.close_with("no filter") };
+    let Some(mut events) = crate::log::forward(filter) else {
+        return channel.close_with("the program has a subscriber of its own");
+    };
+    while let Some(event) = events.recv().await {
+        if channel.send(event).await.is_err() {
+            return;
+        }
+    }
+}
