@@ -29,6 +29,7 @@ mod keyring;
 mod known_hosts;
 mod options;
 mod pattern;
+mod prompt;
 mod pump;
 mod remember;
 mod resolve;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dial::keep_tail;
+use super::prompt::Haste;
 use super::session::Session;
 
 /// How many bytes of standard error are kept for a reader that is slow or absent; older ones are dropped.
@@ -155,7 +156,14 @@ pub(crate) fn start(channel: Channel<Msg>, session: Session, backlog: usize) -> 
     });
     let write = Arc::new(write);
     let close = CancellationToken::new();
-    tokio::spawn(run(read, Arc::clone(&write), Arc::clone(&shared), close.clone(), session.ending()));
+    tokio::spawn(run(
+        read,
+        Arc::clone(&write),
+        Arc::clone(&shared),
+        close.clone(),
+        session.haste(),
+        session.ending(),
+    ));
     Arc::new(Link { shared, write, session, _close: close.drop_guard() })
 }
 
@@ -164,6 +172,7 @@ async fn run(
     write: Arc<ChannelWriteHalf<Msg>>,
     shared: Arc<Shared>,
     close: CancellationToken,
+    haste: Haste,
     ending: impl Fn() -> String,
 ) {
     // Once we have closed the channel, the library reports nothing more of it, not even the end. Sending the close is
@@ -185,6 +194,8 @@ async fn run(
         };
         match message {
             Some(ChannelMsg::Close) => closed = true,
+            // The server has started the command, and keeps nothing back from here on.
+            Some(ChannelMsg::Success) => haste.end(),
             Some(message) if closing.is_none() => {
                 if shared.take(message).is_err() {
                     closing = Some(send_close(&write));

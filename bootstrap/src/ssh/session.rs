@@ -22,6 +22,7 @@ use super::gate::Pass;
 use super::handler::{Client, ProtocolError, Report, SharedReport};
 use super::host_key::HostKeys;
 use super::options::{SshOptions, SshTarget};
+use super::prompt::{Haste, Prompt};
 use super::pump;
 use super::resolve;
 use super::stream::{Heard, Line};
@@ -51,6 +52,7 @@ struct Inner {
     original: String,
     limit: Duration,
     backlog: usize,
+    haste: Haste,
     /// Cuts the stream when dropped.
     cut: Option<DropGuard>,
     /// The connection to the jump host that this one passes through.
@@ -214,12 +216,12 @@ impl Attempts {
                 Ok(Err(e)) => return Err(Failure::Final(self.tunnel_error(e))),
                 Ok(Ok(channel)) => pump::start(channel, upstream.clone(), self.options.backlog),
             };
-            return self.shake_hands(tunnel(link), host_keys, clock, limit, pass).await;
+            return self.shake_hands(tunnel(link), Haste::default(), host_keys, clock, limit, pass).await;
         }
         if let Some(command) = &self.config.proxy_command {
             let (stream, complaints) = dial::proxy(command)
                 .map_err(|e| Failure::Final(self.error(Step::Connect, Class::Connect).because(e)))?;
-            return match self.shake_hands(stream, host_keys, clock, limit, pass).await {
+            return match self.shake_hands(stream, Haste::default(), host_keys, clock, limit, pass).await {
                 Ok(session) => Ok(session),
                 Err(Failure::Busy(e) | Failure::Final(e)) if e.evidence().is_empty() => {
                     // Not tried again: it is more likely that the command fails than that a server is busy.
@@ -239,7 +241,9 @@ impl Attempts {
             Ok(Err(e)) => return Err(Failure::Final(self.error(Step::Connect, Class::Connect).because(e))),
             Ok(Ok(stream)) => stream,
         };
-        self.shake_hands(BufReader::with_capacity(READ_BUFFER, stream), host_keys, clock, limit, pass).await
+        let haste = Haste::default();
+        let stream = BufReader::with_capacity(READ_BUFFER, Prompt::new(stream, haste.clone()));
+        self.shake_hands(stream, haste, host_keys, clock, limit, pass).await
     }
 
     fn tunnel_error(&self, error: Error) -> LaunchError {
@@ -255,6 +259,7 @@ impl Attempts {
     async fn shake_hands(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        haste: Haste,
         host_keys: &HostKeys,
         clock: &Clock,
         limit: Duration,
@@ -298,6 +303,7 @@ impl Attempts {
             original: self.name.clone(),
             limit,
             backlog: self.options.backlog,
+            haste,
             cut: Some(guard),
             upstream: self.upstream.clone(),
         };
@@ -435,6 +441,12 @@ impl Session {
             let report = report.lock().unwrap_or_else(PoisonError::into_inner);
             report.ended.clone().unwrap_or_else(|| "it was closed".to_owned())
         }
+    }
+
+    /// To be ended when the server has started a command. One that only forwards for us goes on to wait for
+    /// acknowledgements, so its connection stays in haste.
+    pub(super) fn haste(&self) -> Haste {
+        self.inner.haste.clone()
     }
 
     async fn open_tunnel(&self, host: &str, port: u16) -> Result<Channel<Msg>, Error> {
