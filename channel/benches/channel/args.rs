@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::peers::is_other;
-use crate::rows::Row;
+use crate::row::Row;
 
 /// What a person asked for.
 #[derive(Debug)]
@@ -21,13 +21,16 @@ pub(crate) struct Args {
 }
 
 /// What to type.
-pub(crate) const USAGE: &str = "\
-usage: cargo bench -p farcall-channel -- [--json] [--quick] [--rounds N] [--without-peers] [ROW...]
+pub(crate) const USAGE: &str = concat!(
+    "usage: cargo bench -p ",
+    env!("CARGO_PKG_NAME"),
+    " -- [--json] [--quick] [--rounds N] [--without-peers] [ROW...]
   --json           one JSON object a line
   --quick          three short runs of each, to see that everything works
   --rounds N       how often each contender of a row runs (5)
   --without-peers  neither build nor run other people's programs
-  ROW              only rows whose name contains this";
+  ROW              only rows whose name contains this"
+);
 
 impl Args {
     /// Reads the command line without the program's name.

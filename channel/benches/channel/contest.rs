@@ -3,23 +3,13 @@
 //! Interleaved, so that a machine that slows down or is busy for a while burdens everybody alike.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use thiserror::Error;
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
 
 use crate::args::Args;
-use crate::pair::{Assignment, Side};
-use crate::peers::{Peers, Program};
-use crate::rows::Row;
-
-/// How much longer than its measurement a run may take before it counts as hung.
-const SLACK: Duration = Duration::from_secs(30);
+use crate::row::Row;
 
 /// What all runs of a row gave.
 #[derive(Debug)]
@@ -69,14 +59,12 @@ pub(crate) enum RunError {
     Garbled(String),
 }
 
-impl RunError {
-    fn start(error: io::Error) -> Self {
-        Self::Start(error.to_string())
-    }
-}
-
-/// Runs all rounds of a row.
-pub(crate) async fn run(row: &Row, peers: &Peers, args: &Args, cores: [usize; 2]) -> Outcome {
+/// Runs all rounds of a row; `measure` runs a contender once.
+pub(crate) async fn run(
+    row: &Row,
+    args: &Args,
+    mut measure: impl AsyncFnMut(&'static str) -> Result<f64, RunError>,
+) -> Outcome {
     let contenders = || std::iter::once("ours").chain(args.peers(row));
     let mut numbers: BTreeMap<&str, Result<Vec<f64>, RunError>> = BTreeMap::new();
     for _ in 0..args.rounds {
@@ -84,14 +72,7 @@ pub(crate) async fn run(row: &Row, peers: &Peers, args: &Args, cores: [usize; 2]
             let so_far = numbers.entry(contender).or_insert_with(|| Ok(Vec::new()));
             // One failure is enough: a median over fewer runs than the others' would not be comparable.
             let Ok(samples) = so_far else { continue };
-            let assignment = Assignment {
-                side: Side::Near,
-                contender: contender.to_owned(),
-                row: row.name.to_owned(),
-                length: args.length,
-                cores,
-            };
-            match measure(peers.program(contender), &assignment).await {
+            match measure(contender).await {
                 Ok(number) => samples.push(number),
                 Err(error) => *so_far = Err(error),
             }
@@ -105,44 +86,4 @@ pub(crate) async fn run(row: &Row, peers: &Peers, args: &Args, cores: [usize; 2]
         })
     };
     Outcome { ours: take("ours"), peers: args.peers(row).map(|peer| (peer, take(peer))).collect() }
-}
-
-/// Runs one contender once.
-async fn measure(program: Result<&Program, RunError>, assignment: &Assignment) -> Result<f64, RunError> {
-    let program = program?;
-    let limit = assignment.length * 3 + SLACK;
-    let mut child = Command::new(&program.path)
-        .args(&program.leading)
-        .args(assignment.to_args())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(RunError::start)?;
-    let Ok(ended) = timeout(limit, finish(&mut child)).await else {
-        // Not yet waited for, so the id still is this child's and its group's.
-        if let Some(group) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let _ = child.wait().await;
-        return Err(RunError::Hung(limit));
-    };
-    let (printed, status) = ended.map_err(RunError::start)?;
-    if !status.success() {
-        return Err(RunError::Failed(status));
-    }
-    match printed.parse() {
-        Ok(number) if f64::is_finite(number) && number > 0.0 => Ok(number),
-        _ => Err(RunError::Garbled(printed)),
-    }
-}
-
-/// All that a child prints, and how it ends.
-async fn finish(child: &mut Child) -> io::Result<(String, ExitStatus)> {
-    let mut printed = String::new();
-    if let Some(mut output) = child.stdout.take() {
-        output.read_to_string(&mut printed).await?;
-    }
-    Ok((printed.trim().to_owned(), child.wait().await?))
 }

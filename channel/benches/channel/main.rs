@@ -14,7 +14,9 @@ mod payload;
 mod peers;
 mod raw;
 mod report;
+mod row;
 mod rows;
+mod trial;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -23,7 +25,8 @@ use args::Args;
 use pair::{Assignment, Side};
 use peers::Peers;
 use report::Report;
-use rows::{ROWS, Row};
+use row::Row;
+use rows::ROWS;
 
 /// What goes wrong is printed, whatever it is.
 type Failure = Box<dyn Error + Send + Sync>;
@@ -69,11 +72,25 @@ fn compare() -> Result<ExitCode, Failure> {
     let wanted: Vec<&str> = rows.iter().flat_map(|row| args.peers(row)).collect();
     let peers = Peers::prepare(&wanted)?;
     let cores = cores::two()?;
-    let report = Report::begin(&args, cores)?;
+    let way = format!(
+        "medians of {} interleaved runs of {:?} (least and greatest), processors {} and {}",
+        args.rounds, args.length, cores[0], cores[1]
+    );
+    let report = Report::begin(args.json, &way)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut code = ExitCode::SUCCESS;
     for row in rows {
-        let outcome = runtime.block_on(contest::run(row, &peers, &args, cores));
+        let measure = async |contender: &str| {
+            let assignment = Assignment {
+                side: Side::Near,
+                contender: contender.to_owned(),
+                row: row.name.to_owned(),
+                length: args.length,
+                cores,
+            };
+            peers.program(contender)?.measure(assignment.to_args(), args.length).await
+        };
+        let outcome = runtime.block_on(contest::run(row, &args, measure));
         report.row(row, &outcome)?;
         if outcome.ours.is_err() {
             code = ExitCode::FAILURE;

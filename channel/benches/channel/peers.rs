@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::contest::RunError;
+use crate::trial::Program;
 
 /// Where the peers' sources are.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers");
@@ -18,13 +18,6 @@ const RUST: &[&str] = &["remoc", "tarpc"];
 
 /// Peers written in Python; each has a script of its name.
 const PYTHON: &[&str] = &["execnet", "gipc"];
-
-/// How a contender's near side is started, before the assignment's arguments.
-#[derive(Clone, Debug)]
-pub(crate) struct Program {
-    pub(crate) path: PathBuf,
-    pub(crate) leading: Vec<OsString>,
-}
 
 /// Whether a contender is another program than this one.
 pub(crate) fn is_other(contender: &str) -> bool {

@@ -6,9 +6,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::args::Args;
 use crate::contest::{Outcome, Samples};
-use crate::rows::{Bound, Row, Unit};
+use crate::row::{Bound, Row, Unit};
 
 /// Prints rows as they come.
 #[derive(Debug)]
@@ -28,18 +27,12 @@ struct Line<'a> {
 }
 
 impl Report {
-    /// Begins a report; the table is headed by the machine and the way of measuring.
-    pub(crate) fn begin(args: &Args, cores: [usize; 2]) -> io::Result<Self> {
-        if !args.json {
-            let mut out = io::stdout().lock();
-            writeln!(out, "{}", machine())?;
-            writeln!(
-                out,
-                "medians of {} interleaved runs of {:?} (least and greatest), processors {} and {}\n",
-                args.rounds, args.length, cores[0], cores[1]
-            )?;
+    /// Begins a report; the table is headed by the machine and `way`, the way of measuring.
+    pub(crate) fn begin(json: bool, way: &str) -> io::Result<Self> {
+        if !json {
+            writeln!(io::stdout().lock(), "{}\n{way}\n", machine())?;
         }
-        Ok(Self { json: args.json })
+        Ok(Self { json })
     }
 
     /// Prints a row. A row without a number of ours is only complained about.
@@ -156,6 +149,7 @@ fn number_and_spread(unit: Unit, samples: &Samples) -> String {
 fn amount(unit: Unit, number: f64) -> String {
     match unit {
         Unit::Microseconds => format!("{number:.2} us"),
+        Unit::Milliseconds => format!("{number:.2} ms"),
         Unit::Bytes => format!("{number:.0} B"),
         Unit::MebibytesPerSecond => format!("{number:.0} MiB/s"),
         Unit::PerSecond if number >= 1e6 => format!("{:.2} M/s", number / 1e6),
@@ -177,6 +171,7 @@ impl Unit {
             Unit::PerSecond => "/s",
             Unit::MebibytesPerSecond => "MiB/s",
             Unit::Bytes => "B",
+            Unit::Milliseconds => "ms",
         }
     }
 }

@@ -1,36 +1,7 @@
 //! The rows of the table: what each measures, against whom, and what it has to reach.
 
-/// One measured quantity.
-#[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) name: &'static str,
-    pub(crate) what: &'static str,
-    pub(crate) unit: Unit,
-    /// Who is measured beside us, in this order.
-    pub(crate) peers: &'static [&'static str],
-    pub(crate) must: &'static [Bound],
-    pub(crate) aim: &'static [Bound],
-}
-
-/// What a row's numbers count.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Unit {
-    Microseconds,
-    PerSecond,
-    MebibytesPerSecond,
-    Bytes,
-}
-
-/// What a number has to reach, alone or relative to a peer's.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum Bound {
-    Ceiling(f64),
-    Floor(f64),
-    CeilingTimes(f64, &'static str),
-    FloorTimes(f64, &'static str),
-}
-
-use Bound::{Ceiling, CeilingTimes, Floor, FloorTimes};
+use crate::row::Bound::{Ceiling, CeilingTimes, Floor, FloorTimes};
+use crate::row::{Row, Unit};
 
 /// All rows, in the order in which they run.
 pub(crate) const ROWS: &[Row] = &[
