@@ -24,3 +24,29 @@ fn any_operations_cut_anywhere_polled_in_any_order() {
         (0..SEEDS).filter(|&seed| std::panic::catch_unwind(|| run(seed)).is_err()).collect();
     assert!(failed.is_empty(), "seeds that fail: {failed:?}");
 }
+
+#[test]
+fn credit_for_a_withdrawn_message_does_not_keep_others_waiting() {
+    run(9749);
+}
+
+#[test]
+fn a_direction_that_was_never_used_needs_no_receipt() {
+    run(9599);
+}
+
+#[test]
+fn a_channel_opened_while_the_peer_closes_is_no_lost_connection() {
+    run(3713);
+    run(6272);
+}
+
+#[test]
+fn a_message_keeps_its_ends_when_the_sender_goes_home_behind_it() {
+    run(38510);
+}
+
+#[test]
+fn ends_sent_to_each_other_at_once_are_over_and_nothing_else_is() {
+    run(21698);
+}

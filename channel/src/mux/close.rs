@@ -47,17 +47,19 @@ impl Mux {
 
     /// The byte stream from the peer ended.
     pub fn handle_eof(&mut self) {
-        let cause = match (self.is_drained(), self.draining) {
-            (true, true) => ConnectionError::Closed,
-            (true, false) => ConnectionError::ClosedByPeer,
-            // Channels that were opened too late for the peer to know of them.
-            (false, _)
-                if self.peer_draining
-                    && self.ids.keys().all(|&id| self.is_ours(id) && id > self.peer_last) =>
-            {
-                ConnectionError::ClosedByPeer
-            }
-            (false, _) => ConnectionError::Eof,
+        // Channels that one side opened before it knew that the other closes the connection never came to be.
+        let over = self.ids.keys().all(|&id| {
+            let (closing, last) = if self.is_ours(id) {
+                (self.peer_draining, self.peer_last)
+            } else {
+                (self.draining, self.our_last)
+            };
+            closing && id > last
+        });
+        let cause = match (self.draining, self.peer_draining) {
+            (true, _) if over => ConnectionError::Closed,
+            (_, true) if over => ConnectionError::ClosedByPeer,
+            _ => ConnectionError::Eof,
         };
         self.end(cause);
     }

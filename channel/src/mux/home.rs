@@ -192,6 +192,7 @@ impl Mux {
 
         let channel = self.slot(home);
         channel.extra().deliver = Some(if echoes { far } else { key });
+        channel.extra().forwards = !echoes;
         if channel.out.long.take().is_some_and(|long| long.sent) {
             channel.out.withdraw = true;
         }

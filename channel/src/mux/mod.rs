@@ -180,6 +180,8 @@ pub struct Mux {
     peer_draining: bool,
     /// The last of this side's channels that the peer knew when it said so.
     peer_last: u64,
+    /// The last of the peer's channels that this side knew when it said so.
+    our_last: u64,
     drained_reported: bool,
     /// The reason to tell the peer when this side ends the connection at once.
     farewell: Option<Arc<str>>,
@@ -228,6 +230,7 @@ impl Mux {
             draining: false,
             peer_draining: false,
             peer_last: 0,
+            our_last: 0,
             drained_reported: false,
             farewell: None,
             opens: VecDeque::new(),

@@ -270,6 +270,8 @@ impl Mux {
         }
         self.highest = id;
         self.theirs_open += 1;
+        // Opened before the peer knew; the stream must not end before it has been refused.
+        self.drained_reported = false;
         let ours = self.config.initial_window;
         let mut slot = Slot::new(id, false, receives.then_some(window), sends.then_some(ours));
         slot.out.handle = false;

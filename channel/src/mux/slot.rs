@@ -84,6 +84,8 @@ pub(super) struct Extra {
     pub(super) echo: bool,
     /// The end of this channel came home: what still comes is for this one.
     pub(super) deliver: Option<Key>,
+    /// That one is the receiver that the messages were sent to.
+    pub(super) forwards: bool,
     /// This end's partner came home by that channel, which must end before they talk to each other.
     pub(super) homing: Option<Key>,
 }

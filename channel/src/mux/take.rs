@@ -133,7 +133,9 @@ impl Mux {
                 }
             }
             None if !self.slot(key).into.on_wire || self.cause().is_some() => {
-                self.slot(key).into.state = InState::Done;
+                let slot = self.slot(key);
+                slot.into.state = InState::Done;
+                slot.owes.reset = false;
                 self.settle_slot(key);
             }
             None => self.schedule_control(key),

@@ -183,6 +183,7 @@ impl Mux {
         }
         // After the channels that were opened before, so that the peer knows of all that is left.
         if self.opens.is_empty() && std::mem::take(&mut self.goaway_owed) {
+            self.our_last = self.highest;
             let frame = Frame::GoAway { last: self.highest, error: false, text: b"" };
             out.put(|buffer| frame.encode(buffer));
             self.step(true, "GOAWAY", 0, 0);
@@ -285,14 +286,8 @@ impl Mux {
         let mut closed = false;
         let mut admitted = false;
         let mut gone = (0, 0);
-        if outgoing.withdraw {
-            outgoing.withdraw = false;
-            let credit = outgoing.flow.refund(0);
-            out.put(|buffer| Frame::Withdraw { id, credit }.encode(buffer));
-            steps.push(("WITHDRAW", 0));
-        }
         let mut more = false;
-        if outgoing.begun.is_none() && !tracing {
+        if outgoing.begun.is_none() && !outgoing.withdraw && !tracing {
             // The short way for what most messages are: small, and paid for.
             let mut spent = 0;
             let mut credit = outgoing.flow.credit();
@@ -312,6 +307,12 @@ impl Mux {
             if out.len - before >= quantum {
                 more = true;
                 break;
+            }
+            if std::mem::take(&mut outgoing.withdraw) {
+                let credit = outgoing.flow.refund(0);
+                out.put(|buffer| Frame::Withdraw { id, credit }.encode(buffer));
+                steps.push(("WITHDRAW", 0));
+                continue;
             }
             let Some(len) = outgoing.queue.front_len() else {
                 if let Some(Long { len, sent, .. }) = &mut outgoing.long {
@@ -362,6 +363,8 @@ impl Mux {
                 outgoing.queue.pop();
                 gone.0 += 1;
                 gone.1 += cost(len);
+                // Credit for a longer message, withdrawn before this one used it, keeps others waiting at the peer.
+                outgoing.withdraw |= outgoing.flow.credit() > outgoing.flow.window();
             }
         }
         outgoing.debt += (out.len - before).saturating_sub(quantum) as u32;

@@ -229,10 +229,22 @@ impl Mux {
     /// A channel whose end travels in a message to this side was opened.
     pub(super) fn load(&mut self, key: Key, carried: Carried) -> Result<(), Violation> {
         let id = self.slot(key).id;
-        let Some(carrier) = self.find(carried.carrier)? else {
+        let Some(mut carrier) = self.find(carried.carrier)? else {
             self.discard(key);
             return Ok(());
         };
+        if let Some(extra) = &self.slots[carrier.index()].extra {
+            match extra.deliver {
+                // The sending end of the carrier came home, and what it sent before is for the receiver here.
+                Some(end) if extra.forwards && self.is_live(end) => carrier = end,
+                None if !extra.echo => {}
+                // The receiving end is on its way home, where nobody could claim what its messages hold.
+                Some(_) | None => {
+                    self.discard(key);
+                    return Ok(());
+                }
+            }
+        }
         let slot = self.slot(carrier);
         match slot.into.state {
             InState::Open if carrier != key => {}
@@ -241,11 +253,6 @@ impl Mux {
                 self.discard(key);
                 return Ok(());
             }
-        }
-        if slot.extra.as_ref().is_some_and(|extra| extra.echo || extra.deliver.is_some()) {
-            // The carrier itself is on its way home, where nobody could claim what its messages hold.
-            self.discard(key);
-            return Ok(());
         }
         let number = slot.extra.as_ref().map_or(0, |extra| extra.base).saturating_add(carried.message);
         if number < slot.into.received {
