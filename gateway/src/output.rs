@@ -14,6 +14,9 @@ use crate::worker::stdio::{Record, Stream};
 /// What is kept while nobody reads: the end of it.
 const KEPT: usize = 64 * 1024;
 
+/// What a print costs beside its bytes.
+const OVERHEAD: usize = 64;
+
 /// Where something was printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PrintStream {
@@ -58,13 +61,18 @@ pub(crate) struct Prints(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Printed>,
-    bytes: usize,
+    /// So that empty prints are bounded too.
+    cost: usize,
     /// Thrown away because nobody read.
     lost: u64,
     readers: usize,
     ended: bool,
     waiting_readers: Vec<Waker>,
     writer: Option<Waker>,
+}
+
+fn cost(printed: &Printed) -> usize {
+    OVERHEAD + printed.bytes.len()
 }
 
 impl Prints {
@@ -87,17 +95,17 @@ impl Prints {
 
     fn poll_push(&self, printed: &mut Option<Printed>, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if state.readers > 0 && state.bytes >= KEPT {
+        if state.readers > 0 && state.cost >= KEPT {
             state.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
         if let Some(printed) = printed.take() {
-            state.bytes += printed.bytes.len();
+            state.cost += cost(&printed);
             state.waiting.push_back(printed);
         }
-        while state.readers == 0 && state.bytes > KEPT {
+        while state.readers == 0 && state.cost > KEPT {
             let Some(oldest) = state.waiting.pop_front() else { break };
-            state.bytes -= oldest.bytes.len();
+            state.cost -= cost(&oldest);
             state.lost += oldest.bytes.len() as u64;
         }
         let reader = std::mem::take(&mut state.waiting_readers);
@@ -136,7 +144,7 @@ impl Output {
             }
             return Poll::Pending;
         };
-        state.bytes -= printed.bytes.len();
+        state.cost -= cost(&printed);
         let writer = state.writer.take();
         drop(state);
         writer.into_iter().for_each(Waker::wake);
@@ -175,10 +183,10 @@ mod tests {
         let prints = Arc::new(Prints::default());
         let mut cx = Context::from_waker(Waker::noop());
         for byte in 0..10 {
-            assert!(prints.poll_push(&mut printed(byte, KEPT / 4), &mut cx).is_ready());
+            assert!(prints.poll_push(&mut printed(byte, KEPT / 4 - OVERHEAD), &mut cx).is_ready());
         }
         let mut output = prints.read();
-        assert_eq!(output.lost(), 6 * (KEPT as u64 / 4));
+        assert_eq!(output.lost(), 6 * (KEPT - 4 * OVERHEAD) as u64 / 4);
         let mut late = printed(99, 1);
         assert!(prints.poll_push(&mut late, &mut cx).is_pending());
         let Poll::Ready(Some(first)) = output.poll_printed(&mut cx) else { panic!("something is there") };

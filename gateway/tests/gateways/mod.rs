@@ -75,6 +75,12 @@ impl Place {
         self.spec.clone()
     }
 
+    /// All of it as a spec's text, for another process.
+    pub(crate) fn text(&self) -> String {
+        let spec = self.spec();
+        if self.kind == Kind::Ssh { spec.config(self.ssh.files.clone()) } else { spec }.to_string()
+    }
+
     pub(crate) async fn open(&self) -> Gateway {
         self.open_as(self.spec()).await.expect("a gateway")
     }

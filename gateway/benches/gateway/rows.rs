@@ -1,0 +1,60 @@
+//! The rows of the table: what each measures, against whom, and what it has to reach.
+
+use crate::row::Bound::{Ceiling, CeilingTimes, FloorTimes};
+use crate::row::{Row, Unit};
+
+/// How many servers there are where many are wanted.
+pub(crate) const SERVERS: usize = 32;
+
+/// How many servers a row needs.
+pub(crate) fn servers(row: &Row) -> usize {
+    match row.name {
+        "start_local" => 0,
+        "gateway_memory" => SERVERS,
+        _ => 1,
+    }
+}
+
+/// All rows, in the order in which they run.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "start_local",
+        what: "local start to first reply",
+        unit: Unit::Milliseconds,
+        peers: &["exec"],
+        must: &[CeilingTimes(2.0, "exec")],
+        aim: &[CeilingTimes(1.3, "exec")],
+    },
+    Row {
+        name: "start_ssh_warm",
+        what: "ssh start to first reply, worker cached",
+        unit: Unit::Milliseconds,
+        peers: &["ssh"],
+        must: &[CeilingTimes(0.9, "ssh")],
+        aim: &[CeilingTimes(0.6, "ssh")],
+    },
+    Row {
+        name: "start_ssh_cold",
+        what: "the same, delivery included",
+        unit: Unit::Milliseconds,
+        peers: &["ssh"],
+        must: &[CeilingTimes(1.2, "ssh")],
+        aim: &[CeilingTimes(0.8, "ssh")],
+    },
+    Row {
+        name: "ssh_bytes",
+        what: "bytes through a channel over ssh",
+        unit: Unit::MebibytesPerSecond,
+        peers: &["ssh"],
+        must: &[FloorTimes(1.0, "ssh")],
+        aim: &[FloorTimes(2.0, "ssh")],
+    },
+    Row {
+        name: "gateway_memory",
+        what: "coordinator memory per idle ssh gateway",
+        unit: Unit::Bytes,
+        peers: &[],
+        must: &[Ceiling(300e3)],
+        aim: &[Ceiling(100e3)],
+    },
+];
