@@ -84,6 +84,12 @@ pub(crate) fn embark(shared: &Arc<Shared>, key: Key, sends: bool, receives: bool
     })
 }
 
+/// Whether the message being decoded came with ends.
+#[inline]
+pub(crate) fn is_decoding() -> bool {
+    ORIGIN.with(|origin| origin.borrow().is_some())
+}
+
 /// Decodes with `decode` a message that came with ends, and ends those that the value did not take.
 pub(crate) fn decoding<R>(shared: &Arc<Shared>, carrier: Key, number: u64, decode: impl FnOnce() -> R) -> R {
     struct Settle(Option<Origin>);

@@ -30,9 +30,9 @@ pub mod mux;
 mod queue;
 mod receiver;
 mod sender;
+mod slice;
 mod stream;
 mod sync;
-mod text;
 mod thread;
 
 pub use callback::{Callback, Delivery};

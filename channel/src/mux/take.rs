@@ -94,6 +94,7 @@ impl Mux {
     /// Nobody waits for a message any more.
     pub fn unwait_receiver(&mut self, key: Key) {
         self.slot(key).into.want = false;
+        self.leave_line(key);
     }
 
     /// Whether a receive would not wait.
