@@ -22,6 +22,8 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run one command on many hosts
+    Run(Box<run::RunArgs>),
     /// Expand, fold, count and combine host sets
     Hosts(hosts::HostsArgs),
 }

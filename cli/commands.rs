@@ -10,6 +10,7 @@ use crate::hosts::error::SetError;
 use crate::hosts::groups::GroupsError;
 use crate::hosts::select::SelectError;
 use crate::output::OutputError;
+use crate::place::PlaceError;
 use crate::run_loop::RunError;
 
 /// A command that could not do its work.
@@ -24,6 +25,18 @@ pub(crate) enum CommandError {
     /// The files for the output cannot be made; nothing was started.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// A host that cannot be a place for a worker.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The system lacks what this program needs itself.
+    #[error("cannot start: {0}")]
+    Runtime(#[source] io::Error),
+    /// Standard input cannot be shared among hosts.
+    #[error("cannot read standard input for the hosts: {0}")]
+    Input(#[source] io::Error),
+    /// This program's own file cannot be found.
+    #[error("cannot find this program's own file: {0}")]
+    Program(#[source] io::Error),
     /// A run broke off.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -46,8 +59,12 @@ impl CommandError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             _ if self.is_broken_pipe() => Exit::BROKEN_PIPE,
-            CommandError::Select(_) | CommandError::Output(_) => Exit::USAGE,
-            CommandError::Write(_) | CommandError::Run(_) => Exit::INTERNAL,
+            CommandError::Select(_) | CommandError::Place(_) | CommandError::Output(_) => Exit::USAGE,
+            CommandError::Write(_)
+            | CommandError::Runtime(_)
+            | CommandError::Input(_)
+            | CommandError::Program(_)
+            | CommandError::Run(_) => Exit::INTERNAL,
         }
     }
 

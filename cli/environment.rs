@@ -1,5 +1,6 @@
 //! What the program is told by its surroundings: variables and terminals, read once in `main`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ pub(crate) struct Environment {
     pub(crate) usual_groups: Vec<PathBuf>,
     /// `NO_COLOR` is set and not empty.
     pub(crate) no_color: bool,
+    /// All variables that are text, for SSH configurations that refer to them; the agent's socket is among them.
+    pub(crate) variables: BTreeMap<String, String>,
     pub(crate) stdin_is_terminal: bool,
     pub(crate) stdout_is_terminal: bool,
     pub(crate) stderr_is_terminal: bool,
@@ -22,6 +25,9 @@ impl Environment {
     /// Reads the environment of this process.
     pub(crate) fn read() -> Self {
         let mut environment = Self::from_variables(|name| std::env::var_os(name));
+        let texts = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        environment.variables = texts.collect();
         environment.stdin_is_terminal = std::io::stdin().is_terminal();
         environment.stdout_is_terminal = std::io::stdout().is_terminal();
         environment.stderr_is_terminal = std::io::stderr().is_terminal();

@@ -1,22 +1,22 @@
 //! The program `farcall`.
 
-#![expect(
-    dead_code,
-    reason = "the commands `run` and `check`, whose parts are here, come with the gateways they start"
-)]
-
 mod args;
+#[expect(dead_code, reason = "for the command `check`, which comes next")]
 mod check_table;
 mod commands;
 mod environment;
 mod exit;
+mod failure;
 mod hosts;
 mod input;
 mod interrupts;
 mod outcome;
 mod output;
+mod place;
 mod run_loop;
 mod run_plan;
+mod runner;
+mod tasks;
 mod text;
 
 use std::io::{self, Write};
@@ -24,17 +24,22 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use exit::Exit;
+
 fn main() -> ExitCode {
+    // A worker goes no further.
+    farcall::init(tasks::tasks());
     let cli = args::Cli::parse();
     let environment = environment::Environment::read();
     let result = match &cli.command {
+        args::Command::Run(args) => commands::run::run(args, &environment),
         args::Command::Hosts(args) => {
             let out = io::BufWriter::new(io::stdout().lock());
-            commands::hosts::run(&args.action, &environment, io::stdin().lock(), out)
+            commands::hosts::run(&args.action, &environment, io::stdin().lock(), out).map(|()| Exit::OK)
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => exit.into(),
         Err(error) => {
             if let Some(message) = error.message() {
                 // Where nobody can be told, the exit code still tells.

@@ -28,6 +28,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub(crate) struct Attempt {
     pub(crate) host: HostId,
     /// Counted from 1.
+    #[cfg_attr(not(test), expect(dead_code, reason = "gateways are all tried alike"))]
     pub(crate) number: u32,
     pub(crate) reporter: Reporter,
     pub(crate) stop: Stop,
@@ -110,7 +111,8 @@ enum Order {
     Tick(Duration),
 }
 
-/// Carries out `plan`, with an attempt by `runner` for each start, and shows it on `output`.
+/// Carries out `plan`, with an attempt by `runner` for each start, and shows it on `output`. `finished` is told each host
+/// that has its result.
 ///
 /// The first interrupt stops all attempts and waits for them to end; the second waits for nothing. Attempts that have
 /// not ended when this returns, or is dropped, are dropped by the runtime, which must be enough to end what they
@@ -122,6 +124,7 @@ pub(crate) async fn carry_out<R, F>(
     mut plan: RunPlan,
     output: Output,
     runner: R,
+    finished: impl Fn(HostId),
     mut interrupts: mpsc::Receiver<Interrupt>,
 ) -> Result<RunEnd, RunError>
 where
@@ -150,6 +153,7 @@ where
                 Action::Stop { host } => attempts.stop(host),
                 Action::Drop { host } => attempts.abort(host),
                 Action::Finish { host, outcome, elapsed } => {
+                    finished(host);
                     pending.push_back(Order::Event(Event::Finished { host, outcome, elapsed }));
                 }
             }

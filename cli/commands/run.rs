@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,15 +17,56 @@ use crate::environment::Environment;
 use crate::exit::{Ended, Exit, Interrupt};
 use crate::hosts::select::{SelectError, read_groups};
 use crate::hosts::{Host, fold};
-use crate::output::{Options, Output, Progress, Screen};
+use crate::input::Input;
+use crate::interrupts::interrupts;
+use crate::output::{HostId, Options, Output, Progress, Screen};
+use crate::place;
 use crate::run_loop::{Attempt, carry_out};
 use crate::run_plan::{AttemptEnd, Limits, RunPlan};
+use crate::runner::Runner;
 
 /// How long a stopped command may take to end: the worker's own grace of 2 s, and the way there and back.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// The pause before a host is tried again for the first time.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs the command to its end.
+///
+/// # Errors
+/// Hosts that cannot be understood, results that cannot be shown, or a fault of this program.
+pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, CommandError> {
+    let seed = RandomState::new().build_hasher().finish();
+    let job = Job::new(args, environment, io::stdin().lock(), seed)?;
+    let specs = place::specs(&job.hosts, &job.connect)?;
+    // One thread decides and passes on; connections are driven, and output is shown, by threads of their own.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;
+    let end = runtime.block_on(async {
+        let interrupts = interrupts().map_err(CommandError::Runtime)?;
+        let input = if job.stdin && !job.dry_run {
+            let input = Input::new(io::stdin(), job.hosts.len(), job.limits.at_once.get());
+            Some(input.map_err(CommandError::Input)?)
+        } else {
+            None
+        };
+        let program = farcall::Program::current().map_err(CommandError::Program)?.beside(place::WORKER);
+        let ssh = place::ssh(&job.connect, environment);
+        let runner = Runner::new(specs, ssh, program, job.command.clone(), input);
+        let (attempts, finishes) = (runner.clone(), runner);
+        job.run(
+            move |attempt| attempts.clone().attempt(attempt),
+            move |host| finishes.finished(host),
+            Box::new(io::BufWriter::new(io::stdout())),
+            Box::new(io::BufWriter::new(io::stderr())),
+            interrupts,
+        )
+        .await
+    });
+    // A reader of our output that is stuck must not keep us.
+    runtime.shutdown_background();
+    end
+}
 
 /// Everything a run needs, decided before anything is started.
 #[derive(Debug)]
@@ -95,8 +137,8 @@ impl Job {
         })
     }
 
-    /// Does it: an attempt by `runner` for each start. Nothing is started, and what would be is said, when that was
-    /// asked for.
+    /// Does it: an attempt by `runner` for each start; `finished` is told each host that has its result. Nothing is
+    /// started, and what would be is said, when that was asked for.
     ///
     /// Cancel safe: dropping it drops every attempt.
     ///
@@ -105,6 +147,7 @@ impl Job {
     pub(crate) async fn run<R, F>(
         self,
         runner: R,
+        finished: impl Fn(HostId),
         mut out: Box<dyn Write + Send>,
         err: Box<dyn Write + Send>,
         interrupts: mpsc::Receiver<Interrupt>,
@@ -121,7 +164,7 @@ impl Job {
             if self.progress { Progress::on_terminal(self.hosts.len()) } else { Progress::hidden() };
         let screen = Screen::new(out, err, self.color_out, self.color_err);
         let output = Output::new(self.hosts, &self.options, screen, progress)?;
-        let end = carry_out(plan, output, runner, interrupts).await?;
+        let end = carry_out(plan, output, runner, finished, interrupts).await?;
         Ok(Ended { outcomes: &end.outcomes, interrupt: end.interrupt, largest: self.largest_code }.exit())
     }
 

@@ -86,7 +86,7 @@ async fn output_comes_before_the_result_of_its_host() {
         }
         OK
     };
-    let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), nobody())
+    let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), |_| (), nobody())
         .await
         .unwrap();
     assert_eq!(end.outcomes, vec![Outcome::Exited { code: 0 }; 50]);
@@ -111,7 +111,7 @@ async fn no_more_run_at_once_than_asked() {
             OK
         }
     };
-    let end = carry_out(stage.plan, stage.output, runner, nobody()).await.unwrap();
+    let end = carry_out(stage.plan, stage.output, runner, |_| (), nobody()).await.unwrap();
     assert_eq!((end.outcomes.len(), most.load(Ordering::SeqCst)), (30, 3));
 }
 
@@ -122,7 +122,7 @@ async fn a_refused_host_is_tried_again() {
         3 => OK,
         _ => failed(FailureClass::Connect),
     };
-    let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), nobody())
+    let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), |_| (), nobody())
         .await
         .unwrap();
     assert_eq!(end.outcomes, [Outcome::Exited { code: 0 }]);
@@ -140,7 +140,7 @@ async fn a_limit_stops_the_command_and_keeps_what_it_said() {
         attempt.reporter.output(Stream::Stdout, b", stopped".to_vec()).await;
         AttemptEnd::Signaled { signal: 15 }
     };
-    let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), nobody())
+    let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), |_| (), nobody())
         .await
         .unwrap();
     assert_eq!(end.outcomes, [Outcome::TimedOut { limit }]);
@@ -177,7 +177,7 @@ async fn one_that_ignores_the_stop_is_dropped_after_the_grace() {
             OK
         }
     };
-    let end = carry_out(stage.plan, stage.output, runner, nobody()).await.unwrap();
+    let end = carry_out(stage.plan, stage.output, runner, |_| (), nobody()).await.unwrap();
     let limit = Duration::from_secs(1);
     assert_eq!(end.outcomes, [Outcome::TimedOut { limit }, Outcome::TimedOut { limit }]);
     for _ in 0..100 {
@@ -206,7 +206,7 @@ async fn an_interrupt_stops_all_and_shows_what_there_is() {
         both.wait().await;
         send.send(Interrupt::Interrupted).await.unwrap();
     };
-    let (end, ()) = tokio::join!(carry_out(stage.plan, stage.output, runner, interrupts), interrupt);
+    let (end, ()) = tokio::join!(carry_out(stage.plan, stage.output, runner, |_| (), interrupts), interrupt);
     let end = end.unwrap();
     assert_eq!(end.interrupt, Some(Interrupt::Interrupted));
     assert_eq!(end.outcomes, [Outcome::Interrupted, Outcome::Interrupted, Outcome::NotStarted]);
@@ -241,7 +241,7 @@ async fn a_second_interrupt_leaves_at_once_and_drops_all() {
         begun.notified().await;
         send.send(Interrupt::Terminated).await.unwrap();
     };
-    let (end, ()) = tokio::join!(carry_out(stage.plan, stage.output, runner, interrupts), first);
+    let (end, ()) = tokio::join!(carry_out(stage.plan, stage.output, runner, |_| (), interrupts), first);
     assert_eq!(end.unwrap().interrupt, Some(Interrupt::Terminated), "the first one counts");
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -299,7 +299,7 @@ async fn a_paused_terminal_slows_hosts_down_and_does_not_hide_interrupts() {
         send.send(Interrupt::Interrupted).await.unwrap();
         send.send(Interrupt::Interrupted).await.unwrap();
     };
-    let (end, ()) = tokio::join!(carry_out(stage.plan, stage.output, runner, interrupts), twice);
+    let (end, ()) = tokio::join!(carry_out(stage.plan, stage.output, runner, |_| (), interrupts), twice);
     assert_eq!(end.unwrap().interrupt, Some(Interrupt::Interrupted));
     let said = said.load(Ordering::SeqCst);
     assert!(said <= 2 * QUEUE + 2, "{said} pieces were taken from a host that nobody reads");
@@ -323,7 +323,8 @@ async fn a_reader_that_has_gone_ends_the_run() {
             attempt.reporter.output(Stream::Stdout, b"more\n".to_vec()).await;
         }
     };
-    let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), nobody()).await;
+    let end =
+        carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), |_| (), nobody()).await;
     assert!(
         matches!(&end, Err(RunError::Output(OutputError::Screen(error))) if error.kind() == io::ErrorKind::BrokenPipe),
         "{end:?}"
@@ -352,7 +353,7 @@ async fn what_is_said_after_the_result_is_not_shown() {
             OK
         }
     };
-    carry_out(stage.plan, stage.output, runner, nobody()).await.unwrap();
+    carry_out(stage.plan, stage.output, runner, |_| (), nobody()).await.unwrap();
     assert_eq!(stage.out.text(), "b: in time\n");
 }
 
@@ -363,6 +364,7 @@ async fn a_panic_in_an_attempt_is_an_error_of_ours() {
         assert_ne!(attempt.host, HostId(1), "on purpose");
         std::future::pending().await
     };
-    let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), nobody()).await;
+    let end =
+        carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), |_| (), nobody()).await;
     assert!(matches!(end, Err(RunError::Panic(_))), "{end:?}");
 }

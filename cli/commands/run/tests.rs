@@ -32,7 +32,10 @@ async fn run(line: &str, code: fn(usize) -> u8) -> (Exit, String, String) {
         AttemptEnd::Exited { code: code(host) }
     };
     let interrupts = mpsc::channel(1).1;
-    let exit = job(line).run(runner, Box::new(out.clone()), Box::new(err.clone()), interrupts).await.unwrap();
+    let exit = job(line)
+        .run(runner, |_| (), Box::new(out.clone()), Box::new(err.clone()), interrupts)
+        .await
+        .unwrap();
     (exit, out.text(), err.text())
 }
 
@@ -56,7 +59,8 @@ async fn a_dry_run_starts_nobody() {
     let runner =
         |attempt: Attempt| -> std::future::Ready<AttemptEnd> { panic!("started {:?}", attempt.host) };
     let job = job("-w n[1-3],x --dry-run -f 2 echo a\nb");
-    let exit = job.run(runner, Box::new(out.clone()), Box::new(Page::default()), mpsc::channel(1).1).await;
+    let exit =
+        job.run(runner, |_| (), Box::new(out.clone()), Box::new(Page::default()), mpsc::channel(1).1).await;
     assert_eq!(exit.unwrap(), Exit::OK);
     let expected = "would run on 4 hosts, at most 2 at once:\n  n[1-3],x\nthe command:\n  echo a\n  b\n";
     assert_eq!(out.text(), expected);

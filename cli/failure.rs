@@ -1,0 +1,79 @@
+//! From the library's errors to the failure that a host shows.
+
+use std::error::Error;
+
+use farcall::{Class, CommandError, LaunchError, OpenError};
+
+use crate::outcome::{Failure, FailureClass};
+
+/// Why no worker was started.
+pub(crate) fn not_opened(error: &OpenError) -> Failure {
+    match error {
+        OpenError::Launch(error) => not_launched(error),
+        other => Failure {
+            class: before_running(other.class()),
+            step: "start".to_owned(),
+            message: chain(other),
+            evidence: String::new(),
+            hint: None,
+        },
+    }
+}
+
+fn not_launched(error: &LaunchError) -> Failure {
+    let message = match error.cause() {
+        Some(cause) => chain(cause),
+        None => format!("{} failure", error.class()),
+    };
+    Failure {
+        class: before_running(error.class()),
+        step: error.step().to_string(),
+        message,
+        evidence: error.evidence().trim_end().to_owned(),
+        hint: error.hint().map(str::to_owned),
+    }
+}
+
+/// Why the command has no result. `running` says whether it had begun.
+pub(crate) fn no_result(error: &CommandError, running: bool) -> Failure {
+    let class = match error {
+        CommandError::Start { .. } | CommandError::Send(_) | CommandError::Refused(_) => FailureClass::Exec,
+        // Whether it began cannot be known, so it must not be tried again.
+        _ => FailureClass::Lost,
+    };
+    let step = if running { "run" } else { "start the command" };
+    let evidence = match error {
+        CommandError::Ended(end) => end.stderr().trim_end().to_owned(),
+        _ => String::new(),
+    };
+    Failure { class, step: step.to_owned(), message: chain(error), evidence, hint: None }
+}
+
+/// The class of a failure after which the command has certainly not begun.
+fn before_running(class: Class) -> FailureClass {
+    match class {
+        Class::Resolve => FailureClass::Resolve,
+        // A connection that was lost before anything ran is one that was not made.
+        Class::Connect | Class::Lost => FailureClass::Connect,
+        Class::HostKey => FailureClass::HostKey,
+        Class::Auth => FailureClass::Auth,
+        Class::Timeout => FailureClass::Timeout,
+        Class::Exec | Class::Signal | Class::RemoteExit => FailureClass::Exec,
+        _ => FailureClass::Bootstrap,
+    }
+}
+
+/// The message with those of its sources, where they add something.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
+}
