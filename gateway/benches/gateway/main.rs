@@ -6,6 +6,7 @@
 #[path = "../../../channel/benches/channel/args.rs"]
 mod args;
 mod assignment;
+mod compare;
 #[path = "../../../channel/benches/channel/contest.rs"]
 mod contest;
 mod farm;
@@ -24,13 +25,8 @@ mod trial;
 
 use std::process::ExitCode;
 
-use args::Args;
 use assignment::Assignment;
 use farcall::Tasks;
-use farm::Farm;
-use report::Report;
-use row::Row;
-use rows::ROWS;
 
 /// What goes wrong is printed, whatever it is.
 type Failure = farcall::BoxError;
@@ -43,7 +39,7 @@ fn main() -> ExitCode {
     farcall::init(Tasks::new().add(starts::nothing).add(stream::swallow));
     let done = match Assignment::from_args(std::env::args().skip(1)) {
         Some(assignment) => measure(&assignment),
-        None => compare(),
+        None => compare::compare(),
     };
     match done {
         Ok(code) => code,
@@ -66,39 +62,4 @@ fn measure(assignment: &Assignment) -> Result<ExitCode, Failure> {
     })?;
     println!("{number}");
     Ok(ExitCode::SUCCESS)
-}
-
-/// All rows that were asked for; fails if one of them has no number of ours.
-fn compare() -> Result<ExitCode, Failure> {
-    let args = Args::parse(std::env::args().skip(1))?;
-    let rows: Vec<&Row> = ROWS.iter().filter(|row| args.wants(row.name)).collect();
-    if rows.is_empty() {
-        let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
-        return Err(format!("no row is called that; there are: {}", names.join(", ")).into());
-    }
-    let servers = rows.iter().map(|row| rows::servers(row)).max().unwrap_or_default();
-    let farm = Farm::start(servers);
-    let way = format!(
-        "medians of {} interleaved runs of {:?} (least and greatest); private sshds on loopback, {}",
-        args.rounds,
-        args.length,
-        farm::ALGORITHMS
-    );
-    let report = Report::begin(args.json, &way)?;
-    let own = peers::own()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut code = ExitCode::SUCCESS;
-    for row in rows {
-        let measure = async |contender: &str| {
-            peers::present(contender)?;
-            let assignment = Assignment::new(contender, row, &args, farm.home());
-            own.measure(assignment.to_args(), args.length).await
-        };
-        let outcome = runtime.block_on(contest::run(row, &args, measure));
-        report.row(row, &outcome)?;
-        if outcome.ours.is_err() {
-            code = ExitCode::FAILURE;
-        }
-    }
-    Ok(code)
 }
