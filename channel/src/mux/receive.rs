@@ -106,6 +106,10 @@ impl Mux {
             let here = left.min(input.len());
             // The channel may have ended in the meantime; then the rest is ignored.
             if let Some(key) = self.find(id)? {
+                let into = &self.slot(key).into;
+                if into.state == InState::Open && into.assembly.is_none() {
+                    return Err(Violation::Parts { id }.into());
+                }
                 self.add_part(key, &input[..here])?;
             }
             self.part = (left > here).then_some((id, left - here));

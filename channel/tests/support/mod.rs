@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses what it needs, some all of it")]
 
+pub(crate) mod raw;
+
 use bytes::Bytes;
 use farcall_channel::{Cbor, Channel, Codec, Config, Connection, Options, Raw, Role};
 
