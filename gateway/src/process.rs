@@ -380,7 +380,7 @@ impl fmt::Debug for Command {
 /// A command that runs in a worker's place. Dropping it kills the command with its process group.
 ///
 /// The streams are independent of it and of each other, like pipes: of an output that nobody reads 64 KiB and more wait before
-/// the command does. A stream that is dropped ends; what is written to an output whose reader is gone is lost.
+/// the command does. A stream that is dropped ends: a command that writes to it gets SIGPIPE.
 pub struct Child {
     /// Its input, if it was piped. Dropping it is the end of the file.
     pub stdin: Option<ByteWriter>,

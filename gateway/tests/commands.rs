@@ -33,6 +33,11 @@ fn main() {
                 "an_unread_output_holds_up_its_command_only",
                 an_unread_output_holds_up_its_command_only,
             ),
+            at(
+                &EVERYWHERE,
+                "a_reader_that_goes_is_told_to_the_command",
+                a_reader_that_goes_is_told_to_the_command,
+            ),
             at(&[Kind::Local], "a_command_ends_with_its_gateway", a_command_ends_with_its_gateway),
             at(&[Kind::Local], "many_at_once", many_at_once),
             at(&[Kind::Local], "a_memory_limit_holds", a_memory_limit_holds),
@@ -193,10 +198,29 @@ async fn an_unread_output_holds_up_its_command_only(place: Arc<Place>) {
     }
     let mut child = child;
     let mut some = vec![0; 1_000_000];
-    child.stdout.take().expect("it is piped").read_exact(&mut some).await.expect("read");
+    child.stdout.as_mut().expect("it is piped").read_exact(&mut some).await.expect("read");
     assert!(some.chunks(2).all(|pair| pair == b"y\n"));
     child.kill().await.expect("sent");
     assert_eq!(child.wait().await.expect("its end").status, ExitStatus::Signal(9));
+}
+
+async fn a_reader_that_goes_is_told_to_the_command(place: Arc<Place>) {
+    let gateway = place.open().await;
+    for errors in [false, true] {
+        let script = if errors { "yes >&2" } else { "yes" };
+        let command = gateway.command("sh").args(["-c", &format!("exec {script}")]);
+        let mut child = command.stdout(Stdio::Piped).stderr(Stdio::Piped).spawn().await.expect("a command");
+        let mut some = [0; 4];
+        if errors {
+            child.stderr.as_mut().expect("it is piped").read_exact(&mut some).await.expect("read");
+            drop(child.stderr.take());
+        } else {
+            child.stdout.as_mut().expect("it is piped").read_exact(&mut some).await.expect("read");
+            drop(child.stdout.take());
+        }
+        assert_eq!(&some, b"y\ny\n");
+        assert_eq!(child.wait().await.expect("its end").status, ExitStatus::Signal(13));
+    }
 }
 
 async fn a_command_ends_with_its_gateway(place: Arc<Place>) {

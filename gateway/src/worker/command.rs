@@ -126,9 +126,25 @@ async fn follow(
     mut stderr: Option<Sender<Bytes, Raw>>,
 ) -> CommandReport {
     loop {
-        let (to, bytes) = match running.next().await {
-            Ok(Some(Event::Stdout(bytes))) => (&mut stdout, bytes),
-            Ok(Some(Event::Stderr(bytes))) => (&mut stderr, bytes),
+        let event = tokio::select! {
+            biased;
+            // A reader that goes is noticed also while nothing is written.
+            () = given_up(&stdout) => {
+                stdout = None;
+                running.close_stdout();
+                continue;
+            }
+            () = given_up(&stderr) => {
+                stderr = None;
+                running.close_stderr();
+                continue;
+            }
+            event = running.next() => event,
+        };
+        match event {
+            // What cannot be sent any more is noticed above.
+            Ok(Some(Event::Stdout(bytes))) => pass_on(&stdout, bytes).await,
+            Ok(Some(Event::Stderr(bytes))) => pass_on(&stderr, bytes).await,
             Ok(Some(Event::Ended(ended))) => {
                 let status = match ended.status {
                     Status::Code(code) => ExitReport::Code(code),
@@ -138,13 +154,22 @@ async fn follow(
             }
             Ok(None) => return CommandReport::Lost { message: "its end was reported before".into() },
             Err(error) => return CommandReport::Lost { message: error.to_string() },
-        };
-        if let Some(sender) = to
-            && sender.send(bytes.into()).await.is_err()
-        {
-            // Nobody reads it any more. It is still read here, so that the command does not wait for ever.
-            *to = None;
         }
+    }
+}
+
+/// Waits until nobody reads the output any more.
+async fn given_up(sender: &Option<Sender<Bytes, Raw>>) {
+    match sender {
+        // How it went does not matter.
+        Some(sender) => drop(sender.wait_closed().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn pass_on(sender: &Option<Sender<Bytes, Raw>>, bytes: Vec<u8>) {
+    if let Some(sender) = sender {
+        let _ = sender.send(bytes.into()).await;
     }
 }
 

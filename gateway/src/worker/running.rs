@@ -178,6 +178,19 @@ impl Running {
         Ok(None)
     }
 
+    /// Gives up its output: whatever writes there is told that nobody reads, as when the reader of a pipe is gone. A terminal
+    /// stays as it is.
+    pub fn close_stdout(&mut self) {
+        if self.terminal().is_none() {
+            self.outputs[0] = None;
+        }
+    }
+
+    /// Gives up its error output, as [`close_stdout`](Self::close_stdout).
+    pub fn close_stderr(&mut self) {
+        self.outputs[1] = None;
+    }
+
     /// Runs it to its end and returns its output, at most `limit` bytes of each stream; what exceeds that is read and
     /// thrown away. Its input ends at once unless it has been taken. Dropping the future kills the command.
     ///
