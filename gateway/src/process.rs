@@ -400,8 +400,10 @@ impl Child {
         self.pid
     }
 
-    /// Waits for its end. Its input is closed first, if it was not taken, so that it can end. The end is told after all output:
-    /// who waits without reading a piped output waits for ever if there is more of it than is kept.
+    /// Waits for its end. Its input is closed first, if it was not taken, so that it can end.
+    ///
+    /// The end is told after all output, unless that is not read within a second and a half: a command that waits for a
+    /// reader does not end, but of one that has ended the output is kept for who reads it later.
     ///
     /// Cancel safety: nothing is lost; it may be called again.
     ///

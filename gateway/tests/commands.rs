@@ -201,7 +201,13 @@ async fn an_unread_output_holds_up_its_command_only(place: Arc<Place>) {
     child.stdout.as_mut().expect("it is piped").read_exact(&mut some).await.expect("read");
     assert!(some.chunks(2).all(|pair| pair == b"y\n"));
     child.kill().await.expect("sent");
+    // Nobody reads what is left, and yet the end is told. What was written is still there.
     assert_eq!(child.wait().await.expect("its end").status, ExitStatus::Signal(9));
+    let mut stdout = child.stdout.take().expect("it is piped");
+    drop(child);
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).await.expect("read");
+    assert!(rest.len() > 64 << 10 && rest.chunks(2).all(|pair| b"y\n".starts_with(pair)), "{}", rest.len());
 }
 
 async fn a_reader_that_goes_is_told_to_the_command(place: Arc<Place>) {

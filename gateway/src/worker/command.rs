@@ -1,16 +1,20 @@
 //! The far half of a command: starts it, moves its streams, tells its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use farcall_channel::{Channel, Raw, Receiver, Sender};
 use tokio::io::AsyncWriteExt;
 
 use super::child::{
-    Control, Event, Input, Launch, Output as To, Running, Size, SpawnError, Status, Stdin, Whom,
+    Control, Event, HELD_OPEN, Input, Launch, Output as To, Running, Size, SpawnError, Status, Stdin, Whom,
 };
 use super::crew::{CommandPresent, Crew};
 use crate::wire::{CommandOrder, CommandPlan, CommandReport, ExitReport, Output};
+
+/// How much longer than the cut of an output it may take to be passed on before its command's end is told without it.
+const MARGIN: Duration = Duration::from_millis(500);
 
 /// Follows the orders on `channel` until the command has ended or its holder is gone.
 pub(super) fn start(channel: Channel<CommandReport, CommandOrder>, crew: &Arc<Crew>) {
@@ -46,21 +50,51 @@ async fn live(mut channel: Channel<CommandReport, CommandOrder>, _present: Comma
     }
     let feeding = feed(piped.stdin, running.stdin());
     let control = running.control();
-    let report = {
-        let mut following = std::pin::pin!(follow(&mut running, piped.stdout, piped.stderr));
-        let mut obeying = std::pin::pin!(obey(orders, &control));
-        let mut feeding = std::pin::pin!(feeding);
-        let mut fed = false;
-        loop {
-            tokio::select! {
-                report = &mut following => break report,
-                // Dropping the command kills it.
-                () = &mut obeying => return,
-                () = &mut feeding, if !fed => fed = true,
+    let mut following = std::pin::pin!(follow(&mut running, piped.stdout, piped.stderr));
+    let mut obeying = std::pin::pin!(obey(orders, &control));
+    let mut feeding = std::pin::pin!(feeding);
+    let mut unread = std::pin::pin!(unread(&control));
+    let (mut fed, mut told, mut held) = (false, false, true);
+    loop {
+        tokio::select! {
+            biased;
+            report = &mut following => {
+                if !told {
+                    let _ = reports.send(report).await;
+                }
+                return;
             }
+            status = &mut unread, if !told => {
+                // Whoever waits need not read. Whoever reads slowly still gets everything.
+                told = true;
+                let _ = reports.send(CommandReport::Ended { status: report_of(status), held_open: false }).await;
+            }
+            () = &mut obeying, if held => {
+                if control.has_ended() {
+                    // What it wrote may still be read.
+                    held = false;
+                } else {
+                    // Dropping the command kills it.
+                    return;
+                }
+            }
+            () = &mut feeding, if !fed => fed = true,
         }
-    };
-    let _ = reports.send(report).await;
+    }
+}
+
+/// Waits until the command has ended and its output still is not all taken though it was cut.
+async fn unread(control: &Control) -> Status {
+    let status = control.ended().await;
+    tokio::time::sleep(HELD_OPEN + MARGIN).await;
+    status
+}
+
+fn report_of(status: Status) -> ExitReport {
+    match status {
+        Status::Code(code) => ExitReport::Code(code),
+        Status::Signal(signal) => ExitReport::Signal(signal),
+    }
 }
 
 /// The ends of channels that are the command's streams.
@@ -146,11 +180,7 @@ async fn follow(
             Ok(Some(Event::Stdout(bytes))) => pass_on(&stdout, bytes).await,
             Ok(Some(Event::Stderr(bytes))) => pass_on(&stderr, bytes).await,
             Ok(Some(Event::Ended(ended))) => {
-                let status = match ended.status {
-                    Status::Code(code) => ExitReport::Code(code),
-                    Status::Signal(signal) => ExitReport::Signal(signal),
-                };
-                return CommandReport::Ended { status, held_open: ended.held_open };
+                return CommandReport::Ended { status: report_of(ended.status), held_open: ended.held_open };
             }
             Ok(None) => return CommandReport::Lost { message: "its end was reported before".into() },
             Err(error) => return CommandReport::Lost { message: error.to_string() },

@@ -280,6 +280,17 @@ pub struct Control {
 }
 
 impl Control {
+    /// Waits for the end of the process, which does not count as reported then. Cancel-safe.
+    pub async fn ended(&self) -> Status {
+        self.process.end().await
+    }
+
+    /// Whether the process has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.process.ended().is_some()
+    }
+
     /// Sends a signal by its number.
     ///
     /// # Errors
