@@ -101,10 +101,6 @@ impl RecvEnd {
     #[inline]
     fn next<T, C: Codec<T>>(&mut self) -> Option<Result<T, RecvError>> {
         let len = self.batch.front_len()?;
-        // What was handed out last is consumed only now: a callback may have been at work on it.
-        if self.consumed_cost >= self.report_after {
-            self.report();
-        }
         let number = self.number;
         self.number += 1;
         let decoded = if self.cargo {
@@ -115,6 +111,9 @@ impl RecvEnd {
         };
         self.consumed += 1;
         self.consumed_cost += cost(len);
+        if self.consumed_cost >= self.report_after {
+            self.report();
+        }
         Some(decoded.map_err(RecvError::Codec))
     }
 
@@ -123,9 +122,12 @@ impl RecvEnd {
         self.consumed = self.consumed.saturating_sub(1);
     }
 
+    /// Gives back the room of what was handed out: of the last message, too, or one that is slow to handle a long message
+    /// would hold up whoever else waits for a long one. As consumed that one counts later: a callback may be at work on it.
     #[cold]
     fn report(&mut self) {
-        let (consumed, cost) = (std::mem::take(&mut self.consumed), std::mem::take(&mut self.consumed_cost));
+        let consumed = std::mem::replace(&mut self.consumed, 1) - 1;
+        let cost = std::mem::take(&mut self.consumed_cost);
         let now = Instant::now();
         self.shared.with(|state| state.mux.consume(self.key, consumed, cost, now));
     }

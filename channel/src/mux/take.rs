@@ -43,7 +43,7 @@ impl Mux {
 
     /// Reports messages as consumed: their credit goes back to the peer.
     pub fn consume(&mut self, key: Key, messages: u64, cost: u64, now: Instant) {
-        if messages == 0 {
+        if messages == 0 && cost == 0 {
             return;
         }
         let slot = &mut self.slots[key.index()];
@@ -56,12 +56,12 @@ impl Mux {
             }
             return;
         }
-        if slot.into.state != InState::Open {
-            return;
-        }
         let freed = if slot.into.flow.reserved() > 0 { slot.into.flow.release() } else { 0 };
         if freed > 0 {
             self.release_room(u64::from(freed));
+        }
+        if self.slot(key).into.state != InState::Open {
+            return;
         }
         if self.slot(key).into.flow.is_due() {
             self.grow(key, now);

@@ -288,10 +288,12 @@ impl World {
                     return Received::End;
                 }
             }
-        } else if into.cost >= into.report_after {
-            self.report(side, end);
         }
         self.hand_out(side, end);
+        let into = self.sides[side].end(end).into.as_ref().expect("it just received");
+        if into.cost >= into.report_after {
+            self.report(side, end);
+        }
         self.settle(side);
         Received::Message
     }
@@ -352,7 +354,10 @@ impl World {
         let here = &mut self.sides[side];
         let handles = here.ends[end].as_mut().expect("it receives");
         let into = handles.into.as_mut().expect("it receives");
-        let (consumed, cost) = (std::mem::take(&mut into.consumed), std::mem::take(&mut into.cost));
+        // The last message counts as consumed only later.
+        let consumed = into.consumed.saturating_sub(1);
+        into.consumed -= consumed;
+        let cost = std::mem::take(&mut into.cost);
         here.mux.consume(handles.key, consumed, cost, now);
         self.settle(side);
     }
