@@ -1,5 +1,6 @@
 //! The command line: what each command takes, with raw text made typed as it is read.
 
+pub(crate) mod check;
 pub(crate) mod connect;
 pub(crate) mod hosts;
 mod limit;
@@ -24,6 +25,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run one command on many hosts
     Run(Box<run::RunArgs>),
+    /// Connect step by step and say what is wrong
+    Check(Box<check::CheckArgs>),
     /// Expand, fold, count and combine host sets
     Hosts(hosts::HostsArgs),
 }

@@ -1,5 +1,6 @@
 //! The commands, a file each, and the way their failures end the program.
 
+pub(crate) mod check;
 pub(crate) mod hosts;
 pub(crate) mod run;
 

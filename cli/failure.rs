@@ -1,6 +1,7 @@
 //! From the library's errors to the failure that a host shows.
 
 use std::error::Error;
+use std::io;
 
 use farcall::{Class, CommandError, LaunchError, OpenError};
 
@@ -22,6 +23,7 @@ pub(crate) fn not_opened(error: &OpenError) -> Failure {
 
 fn not_launched(error: &LaunchError) -> Failure {
     let message = match error.cause() {
+        Some(cause) if error.class() == Class::Connect => system(cause).unwrap_or_else(|| chain(cause)),
         Some(cause) => chain(cause),
         None => format!("{} failure", error.class()),
     };
@@ -61,6 +63,18 @@ fn before_running(class: Class) -> FailureClass {
         Class::Exec | Class::Signal | Class::RemoteExit => FailureClass::Exec,
         _ => FailureClass::Bootstrap,
     }
+}
+
+/// What the system said below it, without the address, so that hosts with the same trouble stand together.
+fn system(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        match error.downcast_ref::<io::Error>() {
+            Some(told) if told.raw_os_error().is_some() => return Some(told.kind().to_string()),
+            _ => next = error.source(),
+        }
+    }
+    None
 }
 
 /// The message with those of its sources, where they add something.

@@ -1,7 +1,6 @@
 //! The program `farcall`.
 
 mod args;
-#[expect(dead_code, reason = "for the command `check`, which comes next")]
 mod check_table;
 mod commands;
 mod environment;
@@ -33,6 +32,7 @@ fn main() -> ExitCode {
     let environment = environment::Environment::read();
     let result = match &cli.command {
         args::Command::Run(args) => commands::run::run(args, &environment),
+        args::Command::Check(args) => commands::check::run(args, &environment),
         args::Command::Hosts(args) => {
             let out = io::BufWriter::new(io::stdout().lock());
             commands::hosts::run(&args.action, &environment, io::stdin().lock(), out).map(|()| Exit::OK)

@@ -10,7 +10,7 @@ mod ordered;
 mod progress;
 mod screen;
 mod store;
-mod summary;
+pub(crate) mod summary;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -31,7 +31,7 @@ pub(crate) struct ConnectArgs {
     #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", aliases = ["options"], value_parser = ssh_option)]
     pub(crate) options: Vec<SshOption>,
 
-    /// Limit for connecting and starting a worker: 15, 15s, 2m
+    /// Limit for connecting: 15, 15s, 2m; starting a worker then may take four times as long
     #[arg(
         short = 't',
         long = "connect-timeout",

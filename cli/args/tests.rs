@@ -137,5 +137,5 @@ fn what_cannot_be_meant_is_refused() {
 fn a_command_that_is_not_there_is_not_in_the_help() {
     let names: Vec<String> =
         Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    assert_eq!(names, ["run", "hosts"]);
+    assert_eq!(names, ["run", "check", "hosts"]);
 }

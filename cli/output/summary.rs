@@ -19,7 +19,7 @@ struct Class<'a> {
 /// A line for each class of failure with its hosts folded, what is known about it below, and a last line that counts.
 ///
 /// When all is well there is only the last line, and with `quiet` nothing.
-pub(super) fn lines(hosts: &[Host], outcomes: &[Outcome], quiet: bool) -> Vec<String> {
+pub(crate) fn lines(hosts: &[Host], outcomes: &[Outcome], quiet: bool) -> Vec<String> {
     let mut classes: BTreeMap<Class<'_>, Vec<&Host>> = BTreeMap::new();
     let mut tally: BTreeMap<(bool, u8, &'static str), usize> = BTreeMap::new();
     for (host, outcome) in hosts.iter().zip(outcomes) {

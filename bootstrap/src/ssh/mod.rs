@@ -41,6 +41,6 @@ pub use exec::{Exec, Process};
 pub use gate::{Gate, HANDSHAKES};
 pub use host_key::{CertificateProblem, HostKeyError, ShownKey};
 pub use keyring::Keyring;
-pub use options::{Answer, ConfigFiles, Prompter, Question, Secret, SshOptions, SshTarget};
+pub use options::{Answer, ConfigFiles, Prompter, Question, Secret, SshOptions, SshTarget, Watcher};
 pub use pump::{ExecError, ExitStatus, Stderr, Stdin, Stdout};
 pub use session::{Session, connect};

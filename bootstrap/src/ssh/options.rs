@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::gate::Gate;
 use super::keyring::Keyring;
+use crate::error::Step;
 
 /// Where to connect: what a person writes after `ssh`.
 ///
@@ -121,7 +122,14 @@ pub struct SshOptions {
     pub prompter: Option<Arc<dyn Prompter>>,
     /// Keys that were unlocked, kept for further connections.
     pub keyring: Keyring,
+    /// Is told when a connection begins a step: looking up, connecting, key exchange, authentication, and the session
+    /// that follows when all went well; those of jump hosts are not told. A connection that a busy server cut begins
+    /// again. It must not block.
+    pub watcher: Option<Watcher>,
 }
+
+/// Who is told how far a connection has come.
+pub type Watcher = Arc<dyn Fn(Step) + Send + Sync>;
 
 impl Default for SshOptions {
     fn default() -> Self {
@@ -140,6 +148,7 @@ impl Default for SshOptions {
             gate: Gate::shared(),
             prompter: None,
             keyring: Keyring::default(),
+            watcher: None,
         }
     }
 }

@@ -32,6 +32,8 @@ impl Family {
 pub(crate) enum ResolveError {
     #[error("no name service is configured in /etc/resolv.conf, and /etc/hosts does not have the name")]
     Unconfigured(#[source] NetError),
+    #[error("the name has no address")]
+    Unknown,
     #[error("the name service says: {0}")]
     Lookup(#[source] NetError),
     #[error("the name has no address of the wanted family")]
@@ -104,7 +106,10 @@ async fn look_up(
         Family::V6 => LookupIpStrategy::Ipv6Only,
     };
     let resolver = builder.build().map_err(ResolveError::Unconfigured)?;
-    let found = resolver.lookup_ip(name).await.map_err(ResolveError::Lookup)?;
+    let found = resolver.lookup_ip(name).await.map_err(|e| match e {
+        e if e.is_nx_domain() || e.is_no_records_found() => ResolveError::Unknown,
+        e => ResolveError::Lookup(e),
+    })?;
     Ok(found.iter().collect())
 }
 

@@ -113,7 +113,8 @@ async fn pass_jumps(
     hops: u32,
 ) -> Result<Option<Session>, LaunchError> {
     let mut session = None;
-    let options = SshOptions { settings: Vec::new(), identity_files: Vec::new(), ..options.clone() };
+    let options =
+        SshOptions { settings: Vec::new(), identity_files: Vec::new(), watcher: None, ..options.clone() };
     for (passed, hop) in config.jumps.iter().enumerate() {
         let left = hops.saturating_sub(u32::try_from(passed).unwrap_or(u32::MAX)).saturating_sub(1);
         if left == 0 {
@@ -198,6 +199,12 @@ impl Attempts {
         self.error(Step::Config, Class::Connect).because(error)
     }
 
+    fn begin(&self, step: Step) {
+        if let Some(watcher) = &self.options.watcher {
+            watcher(step);
+        }
+    }
+
     fn late(&self, step: Step, late: Late) -> LaunchError {
         self.error(step, Class::Timeout).because(late)
     }
@@ -210,6 +217,7 @@ impl Attempts {
         pass: Pass,
     ) -> Result<Session, Failure> {
         if let Some(upstream) = &self.upstream {
+            self.begin(Step::Connect);
             let opening = upstream.open_tunnel(&self.config.host, self.config.port);
             let link = match clock.within(opening).await {
                 Err(e) => return Err(Failure::Final(self.late(Step::Jump, e))),
@@ -219,6 +227,7 @@ impl Attempts {
             return self.shake_hands(tunnel(link), Haste::default(), host_keys, clock, limit, pass).await;
         }
         if let Some(command) = &self.config.proxy_command {
+            self.begin(Step::Connect);
             let (stream, complaints) = dial::proxy(command)
                 .map_err(|e| Failure::Final(self.error(Step::Connect, Class::Connect).because(e)))?;
             return match self.shake_hands(stream, Haste::default(), host_keys, clock, limit, pass).await {
@@ -230,11 +239,13 @@ impl Attempts {
                 Err(failure) => Err(failure),
             };
         }
+        self.begin(Step::Resolve);
         let addresses = match clock.within(resolve::addresses(&self.config.host, self.config.family)).await {
             Err(e) => return Err(Failure::Final(self.late(Step::Resolve, e))),
             Ok(Err(e)) => return Err(Failure::Final(self.error(Step::Resolve, Class::Resolve).because(e))),
             Ok(Ok(addresses)) => addresses,
         };
+        self.begin(Step::Connect);
         let dialing = dial::tcp(&addresses, self.config.port, self.config.bind_address);
         let stream = match clock.within(dialing).await {
             Err(e) => return Err(Failure::Final(self.late(Step::Connect, e))),
@@ -285,6 +296,7 @@ impl Attempts {
         let client = Client::new(host_keys.clone(), Arc::clone(&report));
         let heard = Arc::<Mutex<Heard>>::default();
         let line = Line::new(stream, &cut, Arc::clone(&heard));
+        self.begin(Step::KeyExchange);
         let mut handle = match clock.within(client::connect_stream(protocol, line, client)).await {
             Err(e) => {
                 let failure = self.late(Step::KeyExchange, e).with_evidence(&prelude(&heard));
@@ -294,9 +306,11 @@ impl Attempts {
             Ok(Ok(handle)) => handle,
         };
         // From here on, nothing is tried twice: a server may count attempts to authenticate.
+        self.begin(Step::Authenticate);
         if let Err(e) = auth::authenticate(&mut handle, &self.config, &self.options, clock, &report).await {
             return Err(Failure::Final(self.auth_error(e, &report)));
         }
+        self.begin(Step::Session);
         let inner = Inner {
             handle: Some(handle),
             report,

@@ -1,0 +1,37 @@
+//! What `farcall check` takes.
+
+use std::num::NonZeroU16;
+
+use clap::Args;
+
+use super::connect::ConnectArgs;
+use super::selection::HostArgs;
+
+/// Connect step by step and say what is wrong.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For each host a line with the time of each step: looking the name up, connecting, agreeing on keys, authenticating, and
+starting a worker, which the first time includes sending it; then the machine's kind, and how far its clock is off. What
+failed is explained below, with what to do about it. The exit code is 0 when all is well, 4 when a host is not.
+
+Examples:
+  farcall check -a
+  farcall check -w web[01-20] -J bastion")]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) hosts: HostArgs,
+
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+
+    /// How many hosts at once
+    #[arg(
+        short = 'f',
+        long = "at-once",
+        value_name = "N",
+        short_alias = 'j',
+        visible_aliases = ["forks", "fanout", "jobs"],
+        default_value = "64"
+    )]
+    pub(crate) at_once: NonZeroU16,
+}

@@ -1,0 +1,42 @@
+//! `farcall check` says how far it comes with each host, and what to do about those that are not well.
+
+mod program;
+
+use program::Program;
+
+#[test]
+fn a_table_shows_each_step_and_what_failed() {
+    let program = Program::with_hosts(2);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = &program.servers[1];
+    let more = format!(
+        "Host dead\n  HostName 127.0.0.1\n  Port {port}\nHost unknown\n  HostName 127.0.0.1\n  Port {}\n  \
+         UserKnownHostsFile none\n  GlobalKnownHostsFile none\n",
+        server.port()
+    );
+    program.home.write("config", &(program.home.read("config") + &more));
+    let printed = program.run(&["check", "-w", "n1,dead,unknown,local"]);
+    assert_eq!(printed.code, 4, "{printed:?}");
+    let rows: Vec<Vec<&str>> = printed.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let platform = format!("{}-linux", std::env::consts::ARCH);
+    let head = ["HOST", "RESOLVE", "CONNECT", "KEYS", "AUTH", "START", "PLATFORM", "CLOCK"];
+    assert_eq!(rows[0], head);
+    assert_eq!((rows[1][0], &rows[1][2..]), ("dead", &["FAILED"][..]));
+    assert_eq!((rows[2][0], &rows[2][1..5]), ("local", &["-", "-", "-", "-"][..]));
+    assert_eq!(rows[2][6..], [&*platform, "ok"]);
+    assert_eq!(rows[3][0], "n1");
+    assert!(rows[3][1..6].iter().all(|cell| cell.ends_with("ms")), "{:?}", rows[3]);
+    assert_eq!(rows[3][6..], [&*platform, "ok"]);
+    assert_eq!((rows[4][0], &rows[4][3..]), ("unknown", &["FAILED"][..]));
+    assert!(printed.err.contains("unreachable (1): dead: connection refused"), "{}", printed.err);
+    assert!(printed.err.contains("host key (1): unknown: "), "{}", printed.err);
+    assert!(printed.err.contains("SHA256:"), "{}", printed.err);
+    program.wait_until_idle();
+}
+
+#[test]
+fn all_well_is_0() {
+    let program = Program::alone();
+    let printed = program.run(&["check", "-w", "local"]);
+    assert_eq!((printed.code, &*printed.err), (0, "1 ok\n"), "{printed:?}");
+}
