@@ -92,6 +92,14 @@ fn main() {
             at(&EVERYWHERE, "a_killed_coordinator_leaves_nothing", a_killed_coordinator_leaves_nothing),
             at(&EVERYWHERE, "settings_hold_in_the_worker", settings_hold_in_the_worker),
             at(&EVERYWHERE, "a_worker_is_recognisable", a_worker_is_recognisable),
+            at(
+                &[Kind::Local, Kind::Ssh],
+                "a_worker_killed_at_any_moment_hangs_nothing",
+                a_worker_killed_at_any_moment_hangs_nothing,
+            ),
+            at(&EVERYWHERE, "kill_ends_a_stopped_worker", kill_ends_a_stopped_worker),
+            at(&[Kind::Local], "a_long_status_arrives_whole", a_long_status_arrives_whole),
+            at(&[Kind::Local], "starts_and_ends_leak_nothing", starts_and_ends_leak_nothing),
             plain("ids_are_given_once", ids_are_given_once),
             plain(
                 "another_program_is_refused_with_what_differs",
@@ -100,6 +108,7 @@ fn main() {
             plain("init_works_inside_a_runtime", init_works_inside_a_runtime),
             plain("a_program_that_forgot_init_is_told_so", a_program_that_forgot_init_is_told_so),
             plain("a_task_added_twice_is_told_by_init", a_task_added_twice_is_told_by_init),
+            plain("init_is_called_once", init_is_called_once),
             plain("events_of_both_sides_are_logged", events_of_both_sides_are_logged),
         ],
     );
@@ -211,6 +220,12 @@ fn play(args: &[String]) {
         }),
         "twice" => {
             farcall::init(tasks().add(square));
+            println!("it went on");
+        }
+        "init-twice" => {
+            farcall::init(tasks());
+            println!("{}", farcall::try_init(tasks()).expect_err("refused"));
+            farcall::init(tasks());
             println!("it went on");
         }
         "logs" => {
@@ -459,6 +474,103 @@ async fn a_killed_worker_leaves_no_call_hanging(place: Arc<Place>) {
     }
 }
 
+async fn a_worker_killed_at_any_moment_hangs_nothing(place: Arc<Place>) {
+    for round in 0..12_u64 {
+        let gateway = place.open().await;
+        let mut busy = tokio::task::JoinSet::new();
+        for user in 0..6_u64 {
+            let gateway = gateway.clone();
+            busy.spawn(async move {
+                loop {
+                    let ended = match user {
+                        0 => gateway.call(square, (user,)).await.err().map(|error| error.to_string()),
+                        1 => {
+                            gateway.call(print, ("words".into(),)).await.err().map(|error| error.to_string())
+                        }
+                        2 => gateway.command("true").output().await.err().map(|error| error.to_string()),
+                        3 => gateway.status().await.err().map(|error| error.to_string()),
+                        4 => gateway.start(spin, (1,)).await.err().map(|error| error.to_string()),
+                        _ => {
+                            let (running, mut runs) = gateway.pair();
+                            let call = gateway.start(hold, (running,)).await;
+                            let received = runs.recv().await;
+                            drop(call);
+                            received.err().map(|error| error.to_string())
+                        }
+                    };
+                    if ended.is_some() || gateway.end().is_some() {
+                        return;
+                    }
+                }
+            });
+        }
+        // Any moment will do; these differ.
+        tokio::time::sleep(Duration::from_micros(700 * round * round)).await;
+        kill_process(pid_of(&gateway), Signal::KILL).expect("killed");
+        let begin = Instant::now();
+        while let Some(user) = busy.join_next().await {
+            user.expect("no panic");
+        }
+        gateway.wait().await;
+        assert!(begin.elapsed() < GONE, "round {round}: {:?}", begin.elapsed());
+    }
+}
+
+async fn kill_ends_a_stopped_worker(place: Arc<Place>) {
+    let gateway = place.open().await;
+    let mut pids = gateway.call(family, ()).await.expect("a family");
+    pids.push(gateway.pid());
+    kill_process(pid_of(&gateway), Signal::STOP).expect("stopped");
+    gateway.kill();
+    let end = gateway.wait().await;
+    assert!(end.class().is_some() || end.exit().is_some(), "{end:?}");
+    let begin = Instant::now();
+    for pid in pids {
+        until("everything is gone", || !alive(pid)).await;
+    }
+    assert!(begin.elapsed() < GONE, "{:?}", begin.elapsed());
+}
+
+async fn a_long_status_arrives_whole(place: Arc<Place>) {
+    let gateway = place.open_as(Spec::local().max_tasks(1)).await.expect("a gateway");
+    let (running, mut runs) = gateway.pair();
+    let _first = gateway.start(hold, (running,)).await.expect("a call");
+    runs.recv().await.expect("it runs");
+    let mut calls = Vec::new();
+    for _ in 0..3000 {
+        calls.push(gateway.start(square, (1,)).await.expect("a call"));
+    }
+    let status = gateway.status().await.expect("a status");
+    assert_eq!((status.running, status.queued, status.tasks.len()), (1, 3000, 256));
+    assert!(status.channels >= 3001);
+}
+
+async fn starts_and_ends_leak_nothing(place: Arc<Place>) {
+    fn held() -> (usize, usize, usize) {
+        let count = |folder: &str| std::fs::read_dir(folder).expect("a folder").count();
+        let children = farcall_test_support::descendants(std::process::id());
+        (count("/proc/self/fd"), count("/proc/self/task"), children.len())
+    }
+    async fn start_and_end(place: &Place) {
+        let gateway = place.open().await;
+        assert_eq!(gateway.call(square, (2,)).await.expect("a number"), 4);
+        gateway.exit();
+        gateway.wait().await;
+    }
+    for _ in 0..20 {
+        start_and_end(&place).await;
+    }
+    let before = held();
+    for _ in 0..300 {
+        start_and_end(&place).await;
+    }
+    until("nothing more is held than before", || {
+        let now = held();
+        now.0 <= before.0 && now.1 <= before.1 && now.2 <= before.2
+    })
+    .await;
+}
+
 async fn a_worker_that_ends_itself_says_how(place: Arc<Place>) {
     let gateway = place.open().await;
     let error = gateway.call(exit, (3,)).await.expect_err("ended");
@@ -661,6 +773,12 @@ async fn a_task_added_twice_is_told_by_init() {
     assert!(output.stdout.is_empty());
     let text = String::from_utf8(output.stderr).expect("text");
     assert_eq!(text, "task lives::square was added twice\n");
+}
+
+async fn init_is_called_once() {
+    let output = tokio::task::block_in_place(|| program(&["init-twice"]).output().expect("it ran"));
+    assert_eq!(output.status.code(), Some(70));
+    assert_eq!(String::from_utf8(output.stdout).expect("text"), "farcall::init was called twice\n");
 }
 
 async fn events_of_both_sides_are_logged() {

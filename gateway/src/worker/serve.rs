@@ -187,9 +187,10 @@ impl Server {
     }
 }
 
-/// Sends the only message of a channel. There is room for it, unless the peer has closed the channel again.
+/// Sends the only message of a channel. It may be longer than the channel's window.
 fn answer<T: crate::task::Message>(channel: Channel<T, ()>, value: T) {
-    let _ = channel.try_send(value);
+    // Ends when the peer has taken it, or is gone.
+    tokio::spawn(async move { channel.send(value).await });
 }
 
 async fn hello(mut channel: Channel<Hello, Hello>, crew: Arc<Crew>) {
