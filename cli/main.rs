@@ -12,6 +12,7 @@ mod interrupts;
 mod outcome;
 mod output;
 mod place;
+mod prompt;
 mod run_loop;
 mod run_plan;
 mod runner;

@@ -1,11 +1,14 @@
 //! From a host's name and the options of the command line to where a worker is started, and how it is reached.
 
+use std::sync::Arc;
+
 use farcall::ssh::{ConfigFiles, SshOptions};
 use farcall::{Spec, SpecError};
 
 use crate::args::connect::ConnectArgs;
 use crate::environment::Environment;
 use crate::hosts::Host;
+use crate::prompt::Terminal;
 
 /// How much longer than a connection the start of a worker may take: it may have to be delivered first.
 const START_FACTOR: u32 = 4;
@@ -68,6 +71,7 @@ pub(crate) fn ssh(connect: &ConnectArgs, environment: &Environment) -> SshOption
         home: environment.variables.get("HOME").map(Into::into),
         environment: environment.variables.clone(),
         limit: connect.connect_limit,
+        prompter: Some(Arc::new(Terminal)),
         ..SshOptions::default()
     }
 }

@@ -22,6 +22,7 @@ use crate::interrupts::interrupts;
 use crate::outcome::{Failure, Outcome};
 use crate::output::summary;
 use crate::place;
+use crate::prompt;
 
 /// How long a worker that was started may take to tell what machine it is on.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -45,6 +46,7 @@ pub(crate) fn run(args: &CheckArgs, environment: &Environment) -> Result<Exit, C
         Ok::<_, CommandError>(check_all(specs, ssh, program, args.at_once.get().into(), interrupts).await)
     })?;
     runtime.shutdown_background();
+    prompt::restore();
     show(&hosts, found, interrupt)
 }
 

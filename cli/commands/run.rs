@@ -21,6 +21,7 @@ use crate::input::Input;
 use crate::interrupts::interrupts;
 use crate::output::{HostId, Options, Output, Progress, Screen};
 use crate::place;
+use crate::prompt;
 use crate::run_loop::{Attempt, carry_out};
 use crate::run_plan::{AttemptEnd, Limits, RunPlan};
 use crate::runner::Runner;
@@ -65,6 +66,7 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Com
     });
     // A reader of our output that is stuck must not keep us.
     runtime.shutdown_background();
+    prompt::restore();
     end
 }
 
