@@ -45,6 +45,18 @@ fn spec(host: &Host, connect: &ConnectArgs) -> Result<Spec, PlaceError> {
     {
         spec = spec.user(user);
     }
+    // The system's ssh is given its options by the specification; a command of its own knows nothing of ours.
+    if place.starts_with("openssh://") {
+        let names = |key: &str| settings.split('&').any(|setting| setting.starts_with(key));
+        if connect.ssh_config.is_some() && !names("config=") {
+            spec = spec.config(config_files(connect));
+        }
+        if let Some(identity) = connect.identities.first()
+            && !names("identity=")
+        {
+            spec = spec.identity(identity);
+        }
+    }
     if !settings.split('&').any(|setting| setting.starts_with("start_limit=")) {
         spec = spec.start_limit(connect.connect_limit * START_FACTOR);
     }
@@ -55,17 +67,21 @@ fn spec(host: &Host, connect: &ConnectArgs) -> Result<Spec, PlaceError> {
     Ok(spec)
 }
 
+fn config_files(connect: &ConnectArgs) -> ConfigFiles {
+    match &connect.ssh_config {
+        None => ConfigFiles::Usual,
+        Some(file) if file.as_os_str() == "none" => ConfigFiles::None,
+        Some(file) => ConfigFiles::Only(file.clone()),
+    }
+}
+
 /// How all hosts of a run are reached over SSH. They share the gate for handshakes and the keys that were unlocked.
 pub(crate) fn ssh(connect: &ConnectArgs, environment: &Environment) -> SshOptions {
     let mut settings: Vec<String> =
         connect.options.iter().map(|option| format!("{}={}", option.key, option.value)).collect();
     settings.extend(connect.jump.iter().map(|jump| format!("ProxyJump={jump}")));
     SshOptions {
-        files: match &connect.ssh_config {
-            None => ConfigFiles::Usual,
-            Some(file) if file.as_os_str() == "none" => ConfigFiles::None,
-            Some(file) => ConfigFiles::Only(file.clone()),
-        },
+        files: config_files(connect),
         settings,
         identity_files: connect.identities.clone(),
         home: environment.variables.get("HOME").map(Into::into),
@@ -112,6 +128,10 @@ mod tests {
                 "ssh://me@web2?id=ssh%3A//me%40web2&start_limit=8s",
                 "ssh://root@web1?id=web1&start_limit=8s",
             ]
+        );
+        assert_eq!(
+            texts("openssh://h", "-F /c -i /k"),
+            ["openssh://h?id=openssh%3A//h&start_limit=60s&config=/c&identity=/k"]
         );
         assert_eq!(texts("ssh://h?start_limit=3&id=x", ""), ["ssh://h?id=x&start_limit=3s"]);
         assert_eq!(
