@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use farcall_bootstrap::ssh::{ConfigFiles, SshOptions};
 use farcall_bootstrap::{Class, LaunchError, Launched, Program};
-use farcall_channel::frame::{HELLO_LEN, Hello as Greeting, Limits, MAX_PAYLOAD, VERSION};
+use farcall_channel::frame::{HELLO_LEN, Hello as Greeting, Limits, VERSION};
 use farcall_channel::{
     Channel, CodecError, Config, Connection, ConnectionError, DriverThread, Options, RecvError,
 };
@@ -225,7 +225,7 @@ fn shared_ssh(environment: &std::collections::BTreeMap<String, String>) -> SshOp
 /// The first bytes of every worker, which tell it from noise.
 fn greeting() -> Vec<u8> {
     let limits = Limits { max_channels: 0, initial_window: 0, max_message: 0, assembly_budget: 0 };
-    let mut bytes = Vec::with_capacity(HELLO_LEN.min(MAX_PAYLOAD));
+    let mut bytes = Vec::with_capacity(HELLO_LEN);
     Greeting { version: VERSION, limits }.encode(&mut bytes);
     // The version is left to the handshake, which names both sides' in its error.
     bytes.truncate(12);

@@ -108,6 +108,18 @@ impl Tasks {
     }
 
     /// Adds a task. What is wrong with it is reported by [`check`](Self::check), and by [`init`](crate::init).
+    ///
+    /// What has no name of its own does not compile:
+    ///
+    /// ```compile_fail
+    /// let n = 3;
+    /// let _ = farcall::Tasks::new().add(move |m: u64| m + n);
+    /// ```
+    ///
+    /// ```compile_fail
+    /// let task: fn(u64) -> u64 = |n| n;
+    /// let _ = farcall::Tasks::new().add(task);
+    /// ```
     #[must_use]
     #[expect(clippy::should_implement_trait, reason = "no sum is meant, and a list of tasks is no number")]
     pub fn add<F: Task<M>, M: 'static>(mut self, task: F) -> Tasks {
