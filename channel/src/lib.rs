@@ -26,6 +26,8 @@ mod ends;
 pub mod error;
 mod flow;
 pub mod frame;
+#[cfg(all(test, farcall_loom))]
+mod model;
 pub mod mux;
 mod queue;
 mod receiver;
