@@ -138,6 +138,7 @@ fn decode<T: DeserializeOwned>(message: &[u8]) -> Result<T, CodecError> {
     {
         return Ok(value);
     }
+    ends::clear_fault();
     let mut rest = message;
     let mut scratch = [0; SCRATCH];
     let value = ciborium::from_reader_with_buffer(&mut rest, &mut scratch).map_err(decode_error)?;

@@ -108,7 +108,7 @@ impl Connection {
         let shared = Arc::new(Shared::new(Mux::new(role, options.config, Instant::now())));
         let connection = Connection { inner: Arc::new(Inner { shared: shared.clone() }) };
         driver.spawn(driver::read_loop(shared.clone(), reader));
-        driver.spawn(driver::write_loop(shared.clone(), Writer::new(writer)));
+        driver.spawn(driver::write_loop(shared.clone(), Writer::new(writer, Some(driver.clone()))));
         let ready = poll_fn(|cx| {
             shared.with(|state| match state.mux.cause() {
                 Some(cause) => Poll::Ready(Err(cause.clone())),

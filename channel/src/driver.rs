@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
 
 use crate::error::ConnectionError;
 use crate::mux::{Event, Key, Mux, Step, Transmit};
@@ -26,6 +27,8 @@ const WRITE_KEPT: usize = 128 * 1024;
 /// The read buffer while little comes, and the most it grows to.
 const READ_MIN: usize = 8 * 1024;
 const READ_MAX: usize = 1024 * 1024;
+/// How often a connection that is not greeted yet is looked at for deadlines, which it then has.
+const GREETING_TICK: Duration = Duration::from_millis(500);
 /// So many bytes a task may send before it lets others run.
 const SEND_BUDGET: u64 = 32 * 1024;
 
@@ -224,7 +227,7 @@ impl Shared {
 
     /// As [`with`](Self::with), for a send: writes by itself when that is the shorter way.
     #[inline]
-    pub(crate) fn with_send<R>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> R) -> R {
+    pub(crate) fn with_send<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut wakes = Wakes::default();
         let mut state = self.lock();
         let result = act(&mut state);
@@ -245,10 +248,16 @@ impl Shared {
     }
 
     /// Writes what there is now; what does not go at once is left to the writer loop.
-    fn write_directly(self: &Arc<Self>, mut writer: Box<Writer>, waker: Waker) {
+    fn write_directly(&self, mut writer: Box<Writer>, waker: Waker) {
         let mut context = Context::from_waker(&waker);
         writer.fill(self);
+        // The stream belongs to the loops' runtime, and is somebody else's code: if it panics, the writer is gone.
+        let runtime = writer.runtime.clone();
+        let entered = runtime.as_ref().map(Handle::enter);
+        let driving = Driving(self);
         let written = writer.poll_send(&mut context);
+        std::mem::forget(driving);
+        drop(entered);
         let mut wakes = Wakes::default();
         let mut state = self.lock();
         let unfinished = written.is_pending() || state.mux.wants_transmit();
@@ -269,11 +278,13 @@ impl Shared {
 pub(crate) struct Writer {
     stream: Pin<Box<dyn AsyncWrite + Send>>,
     pending: Transmit,
+    /// The runtime of the loops.
+    runtime: Option<Handle>,
 }
 
 impl Writer {
-    pub(crate) fn new(stream: impl AsyncWrite + Send + 'static) -> Box<Writer> {
-        Box::new(Writer { stream: Box::pin(stream), pending: Transmit::default() })
+    pub(crate) fn new(stream: impl AsyncWrite + Send + 'static, runtime: Option<Handle>) -> Box<Writer> {
+        Box::new(Writer { stream: Box::pin(stream), pending: Transmit::default(), runtime })
     }
 
     fn fill(&mut self, shared: &Shared) {
@@ -308,8 +319,18 @@ fn trace(steps: &[Step]) {
     }
 }
 
+/// Ends the connection when the loop or the write that it belongs to is dropped before it has.
+struct Driving<'a>(&'a Shared);
+
+impl Drop for Driving<'_> {
+    fn drop(&mut self) {
+        self.0.with(|state| state.mux.end(ConnectionError::NotDriven));
+    }
+}
+
 /// Sends until the connection has ended. Ended by that, or by its runtime.
 pub(crate) async fn write_loop(shared: Arc<Shared>, writer: Box<Writer>) {
+    let driving = Driving(&shared);
     let mut held = Some(writer);
     let end = std::future::poll_fn(|cx| {
         let mut writer = match held.take().or_else(|| take_idle(&shared, cx.waker())) {
@@ -353,6 +374,8 @@ pub(crate) async fn write_loop(shared: Arc<Shared>, writer: Box<Writer>) {
         }
     });
     let mut writer = end.await;
+    // Drained perhaps, and not ended: the reader waits for the peer.
+    std::mem::forget(driving);
     // The peer sees the end of the stream. An error here has no one to go to: the connection has ended.
     let _ = std::future::poll_fn(|cx| writer.stream.as_mut().poll_shutdown(cx)).await;
 }
@@ -368,6 +391,7 @@ fn take_idle(shared: &Shared, waker: &Waker) -> Option<Box<Writer>> {
 
 /// Receives until the connection has ended, and keeps its deadlines. Ended by that, or by its runtime.
 pub(crate) async fn read_loop(shared: Arc<Shared>, stream: impl AsyncRead + Send + 'static) {
+    let _driving = Driving(&shared);
     let mut stream = Box::pin(stream);
     let mut buffer = vec![0; READ_MIN];
     let mut kept = 0;
@@ -403,9 +427,12 @@ pub(crate) async fn read_loop(shared: Arc<Shared>, stream: impl AsyncRead + Send
             }
         }
         while sleep.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
             let deadline = shared.with(|state| {
-                state.mux.handle_timeout(Instant::now());
-                state.mux.poll_timeout()
+                state.mux.handle_timeout(now);
+                let deadline = state.mux.poll_timeout();
+                // Not greeted yet: whoever waits for that keeps the time.
+                deadline.or_else(|| state.mux.cause().is_none().then(|| now + GREETING_TICK))
             });
             let Some(deadline) = deadline else { return Poll::Ready(()) };
             sleep.as_mut().reset(deadline.into());
@@ -423,7 +450,7 @@ pub(crate) async fn read_loop(shared: Arc<Shared>, stream: impl AsyncRead + Send
     .await;
 }
 
-fn receive(shared: &Shared, bytes: &[u8], wakes: &mut Wakes) -> usize {
+pub(crate) fn receive(shared: &Shared, bytes: &[u8], wakes: &mut Wakes) -> usize {
     let tracing = tracing::enabled!(tracing::Level::TRACE);
     let now = Instant::now();
     let mut state = shared.lock();

@@ -23,6 +23,11 @@ thread_local! {
     static FAULT: RefCell<Option<CodecError>> = const { RefCell::new(None) };
 }
 
+/// Forgets what an end reported through somebody else's serialiser.
+pub(crate) fn clear_fault() {
+    drop(fault());
+}
+
 /// Takes the error that an end reported through serde, whose own errors are only text.
 pub(crate) fn fault() -> Option<CodecError> {
     FAULT.with(|fault| fault.borrow_mut().take())
@@ -49,6 +54,10 @@ pub(crate) fn encoding<R>(
     impl Drop for Reset {
         fn drop(&mut self) {
             ENCODING.set(self.0);
+            if std::thread::panicking() {
+                // The ends of a message that will never be sent.
+                FOUND.with(|found| found.borrow_mut().clear());
+            }
         }
     }
     let reset = Reset(ENCODING.replace(true));

@@ -40,6 +40,9 @@ pub enum ConnectionError {
         /// How long the peer was silent.
         after: Duration,
     },
+    /// The loops that move the bytes were dropped with their runtime, or by a panic in a byte stream.
+    #[error("the connection is not driven any more: its runtime ended or its byte stream panicked")]
+    NotDriven,
     /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Violation(#[from] Violation),

@@ -100,6 +100,13 @@ impl Pending<'_> {
     }
 }
 
+fn owned(payload: Payload<'_>) -> Bytes {
+    match payload {
+        Payload::Slice(slice) => Bytes::copy_from_slice(slice),
+        Payload::Shared(bytes) => bytes,
+    }
+}
+
 fn send_error(fault: SendFault, len: usize) -> SendError {
     match fault {
         SendFault::Closed => SendError::Closed,
@@ -116,8 +123,8 @@ enum Attempt {
     Taken,
     /// No room; the encoding is kept.
     Full(Bytes, Vec<Key>, Option<u32>),
-    /// Not offered: others should run first.
-    Greedy,
+    /// Not offered: others should run first. The encoding is kept.
+    Greedy(Bytes, Vec<Key>),
 }
 
 impl<T, C: Codec<T>> Sender<T, C> {
@@ -159,14 +166,8 @@ impl<T, C: Codec<T>> Sender<T, C> {
         });
         match sent {
             Some(Ok(Sent::Taken)) => Ok(Attempt::Taken),
-            None => Ok(Attempt::Greedy),
-            Some(Ok(Sent::Wait(ticket))) => {
-                let payload = match payload {
-                    Payload::Slice(slice) => Bytes::copy_from_slice(slice),
-                    Payload::Shared(bytes) => bytes,
-                };
-                Ok(Attempt::Full(payload, ends, ticket))
-            }
+            None => Ok(Attempt::Greedy(owned(payload), ends)),
+            Some(Ok(Sent::Wait(ticket))) => Ok(Attempt::Full(owned(payload), ends, ticket)),
             Some(Err(fault)) => Err(send_error(fault, len)),
         }
     }
@@ -178,12 +179,14 @@ impl<T, C: Codec<T>> Sender<T, C> {
     ///
     /// Cancel safety: a dropped `send` has sent nothing. The value is lost.
     pub async fn send(&self, value: T) -> Result<(), SendError> {
-        let mut attempt = self.attempt(&value, true)?;
-        if let Attempt::Greedy = attempt {
-            tokio::task::yield_now().await;
-            attempt = self.attempt(&value, false)?;
-        }
-        let Attempt::Full(payload, ends, ticket) = attempt else { return Ok(()) };
+        let (payload, ends, ticket) = match self.attempt(&value, true)? {
+            Attempt::Taken => return Ok(()),
+            Attempt::Full(payload, ends, ticket) => (payload, ends, ticket),
+            Attempt::Greedy(payload, ends) => {
+                tokio::task::yield_now().await;
+                (payload, ends, None)
+            }
+        };
         let mut pending = Pending { end: &self.end, payload, ends, ticket, since: Instant::now() };
         let sent = poll_fn(|cx| pending.poll(cx)).await;
         drop(pending);
@@ -202,7 +205,7 @@ impl<T, C: Codec<T>> Sender<T, C> {
                 }
                 Err(TrySendError::Full(value))
             }
-            Ok(Attempt::Greedy) => Err(TrySendError::Full(value)),
+            Ok(Attempt::Greedy(..)) => Err(TrySendError::Full(value)),
             Err(error) => Err(TrySendError::Failed(error)),
         }
     }

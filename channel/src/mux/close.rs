@@ -24,7 +24,8 @@ impl Mux {
     }
 
     pub(super) fn check_drained(&mut self) {
-        let draining = self.draining || self.peer_draining;
+        // A connection that was not greeted yet is greeted first.
+        let draining = self.is_ready() && (self.draining || self.peer_draining);
         if draining && !self.drained_reported && self.ours_open == 0 && self.theirs_open == 0 {
             self.drained_reported = true;
             self.events.push_back(Event::Drained);
@@ -125,6 +126,7 @@ impl Mux {
         self.peer = hello.limits;
         self.phase = Phase::Open;
         self.events.push_back(Event::Ready);
+        self.check_drained();
         Ok(())
     }
 

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 /// How long a measured round trip serves as the basis of window growth.
 const FRESH: Duration = Duration::from_secs(1);
 
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 #[derive(Debug)]
 pub(super) struct Liveness {
     began: Instant,
@@ -35,8 +37,9 @@ impl Liveness {
     pub(super) fn new(now: Instant, heartbeat: Duration, lease: Duration) -> Liveness {
         Liveness {
             began: now,
-            heartbeat,
-            lease,
+            // Longer is as good as never, and adds to any instant; shorter than this is a busy loop.
+            heartbeat: heartbeat.clamp(Duration::from_millis(1), FOREVER),
+            lease: lease.clamp(Duration::from_millis(1), FOREVER),
             heard: now,
             extended: false,
             next_token: 0,

@@ -67,7 +67,7 @@ impl Mux {
 
     /// The channel's id; 0 while both of its ends are on this side.
     pub fn id(&self, key: Key) -> u64 {
-        self.slots[key.index()].id
+        if self.is_live(key) { self.slots[key.index()].id } else { 0 }
     }
 
     /// Whether the peer may open more channels.

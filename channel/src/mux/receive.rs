@@ -44,7 +44,7 @@ impl Mux {
     pub fn handle_timeout(&mut self, now: Instant) {
         // Deadlines come while little else does.
         self.spares.clear();
-        if self.cause().is_none()
+        if self.is_ready()
             && let Verdict::Silent(after) = self.liveness.handle_timeout(now)
         {
             self.end(ConnectionError::Silent { after });
@@ -53,7 +53,8 @@ impl Mux {
 
     /// When [`Mux::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.cause().is_none().then(|| self.liveness.deadline())
+        // Until the peer has greeted, its limit is the handshake's.
+        self.is_ready().then(|| self.liveness.deadline())
     }
 
     /// The short way for what most bytes are: whole small messages for the channel that was the last one's. Returns how many

@@ -4,7 +4,7 @@ use super::slot::{Long, OutState};
 use super::{Event, Key, Mux, Payload, Phase, SendFault, Sent};
 use crate::error::{ClosedError, RemoteError};
 use crate::flow::cost;
-use crate::frame::MAX_ERROR;
+use crate::frame::{HEADER_LEN, MAX_ERROR};
 
 impl Mux {
     /// Offers a message with the ends that travel in it. `ticket` as from an earlier [`Sent::Wait`] for this message.
@@ -17,7 +17,10 @@ impl Mux {
         ticket: Option<u32>,
     ) -> Result<Sent, SendFault> {
         let len = payload.len();
-        let slot = &mut self.slots[key.index()];
+        let slot = match self.slots.get_mut(key.index()) {
+            Some(slot) if slot.generation == key.generation => slot,
+            _ => return Err(SendFault::Closed),
+        };
         let out = &mut slot.out;
         let room = out.flow.window().saturating_sub(out.queued);
         if matches!(self.phase, Phase::Open)
@@ -139,6 +142,9 @@ impl Mux {
 
     /// Takes back a message that was announced and not taken.
     pub fn withdraw(&mut self, key: Key, ticket: u32) {
+        if !self.is_live(key) {
+            return;
+        }
         let slot = self.slot(key);
         if slot.out.long.is_some_and(|long| long.ticket == ticket) {
             let sent = slot.out.long.take().is_some_and(|long| long.sent);
@@ -152,11 +158,16 @@ impl Mux {
 
     /// Asks for an [`Event::Writable`] at the next change of the sending direction; `None` if it ended already.
     pub fn await_sender(&mut self, key: Key) {
-        self.slot(key).out.want = true;
+        if self.is_live(key) {
+            self.slot(key).out.want = true;
+        }
     }
 
     /// Ends the sending direction after its queued messages, with an error for the peer if there is one. Again: nothing.
     pub fn close(&mut self, key: Key, error: Option<&[u8]>) {
+        if !self.is_live(key) {
+            return;
+        }
         let slot = self.slot(key);
         if slot.out.state != OutState::Open {
             return;
@@ -177,6 +188,9 @@ impl Mux {
 
     /// How the sending direction ended: `None` while it has not.
     pub fn ending(&self, key: Key) -> Option<Result<(), ClosedError>> {
+        if !self.is_live(key) {
+            return Some(Ok(()));
+        }
         let slot = &self.slots[key.index()];
         match (slot.out.state, &self.phase) {
             (OutState::Unused | OutState::Done { stopped: false, .. }, _) => Some(Ok(())),
@@ -194,7 +208,7 @@ impl Mux {
 
     /// Whether the sending direction takes no more messages.
     pub fn is_closed(&self, key: Key) -> bool {
-        !self.slots[key.index()].out.is_accepting() || self.cause().is_some()
+        !self.is_live(key) || !self.slots[key.index()].out.is_accepting() || self.cause().is_some()
     }
 
     /// Puts the channel among those with something to send, if it has.
@@ -216,21 +230,27 @@ impl Mux {
 
     /// Whether a message of `bytes` would be taken now.
     pub fn has_room(&self, key: Key, bytes: usize) -> bool {
+        if !self.is_live(key) {
+            return true;
+        }
         let slot = &self.slots[key.index()];
         if let Some(partner) = slot.link {
-            return self.slots[partner.index()].into.has_local_room(cost(bytes));
+            return slot.homing().is_none() && self.slots[partner.index()].into.has_local_room(cost(bytes));
         }
         slot.out.long.is_none() && slot.out.queued + cost(bytes) <= slot.out.flow.window()
     }
 
     /// The length of the longest message that needs no announcement.
     pub fn piece(&self, key: Key) -> usize {
-        let window = self.slots[key.index()].out.flow.window();
-        (window as usize).saturating_sub(crate::frame::HEADER_LEN).max(1)
+        let window = self.slots.get(key.index()).map_or(0, |slot| slot.out.flow.window());
+        window.saturating_sub(HEADER_LEN as u64).min(self.peer.max_message).max(1) as usize
     }
 
     /// Messages and bytes taken for sending.
     pub fn sent(&self, key: Key) -> (u64, u64) {
+        if !self.is_live(key) {
+            return (0, 0);
+        }
         let out = &self.slots[key.index()].out;
         (out.accepted, out.bytes)
     }

@@ -11,6 +11,9 @@ impl Mux {
     /// Reports `consumed` messages of `cost` bytes, and swaps the channel's queue with the empty `batch`.
     pub fn take(&mut self, key: Key, consumed: u64, cost: u64, now: Instant, batch: &mut Queue) -> Taken {
         debug_assert!(batch.is_empty(), "what was taken is consumed first");
+        if !self.is_live(key) {
+            return Taken::End(None);
+        }
         self.consume(key, consumed, cost, now);
         let slot = &mut self.slots[key.index()];
         if !slot.into.queue.is_empty() {
@@ -43,7 +46,7 @@ impl Mux {
 
     /// Reports messages as consumed: their credit goes back to the peer.
     pub fn consume(&mut self, key: Key, messages: u64, cost: u64, now: Instant) {
-        if messages == 0 && cost == 0 {
+        if (messages == 0 && cost == 0) || !self.is_live(key) {
             return;
         }
         let slot = &mut self.slots[key.index()];
@@ -93,18 +96,26 @@ impl Mux {
 
     /// Nobody waits for a message any more.
     pub fn unwait_receiver(&mut self, key: Key) {
-        self.slot(key).into.want = false;
-        self.leave_line(key);
+        if self.is_live(key) {
+            self.slot(key).into.want = false;
+            self.leave_line(key);
+        }
     }
 
     /// Whether a receive would not wait.
     pub fn is_readable(&self, key: Key) -> bool {
+        if !self.is_live(key) {
+            return true;
+        }
         let into = &self.slots[key.index()].into;
         !into.queue.is_empty() || into.state != InState::Open || self.cause().is_some()
     }
 
     /// Messages and bytes that came.
     pub fn arrived(&self, key: Key) -> (u64, u64) {
+        if !self.is_live(key) {
+            return (0, 0);
+        }
         let into = &self.slots[key.index()].into;
         (into.received, into.bytes)
     }
@@ -146,6 +157,9 @@ impl Mux {
     /// The peer may stop sending on this channel, for this reason: what comes is ignored. `consumed` messages of `cost`
     /// bytes were consumed since the last report. Again: nothing.
     pub fn stop(&mut self, key: Key, consumed: u64, error: Option<&[u8]>) {
+        if !self.is_live(key) {
+            return;
+        }
         let slot = self.slot(key);
         slot.into.want = false;
         slot.into.consumed += consumed;

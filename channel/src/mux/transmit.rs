@@ -131,13 +131,13 @@ impl Mux {
     /// Whether there is something to send.
     #[inline]
     pub fn wants_transmit(&self) -> bool {
-        self.hello_owed
-            || self.goaway_owed
-            || self.liveness.ping_owed
-            || self.liveness.pong_owed.is_some()
-            || self.farewell.is_some()
-            || (matches!(self.phase, Phase::Open)
-                && !(self.ready.is_empty() && self.controls.is_empty() && self.opens.is_empty()))
+        let queued = || !(self.ready.is_empty() && self.controls.is_empty() && self.opens.is_empty());
+        let signs = || self.goaway_owed || self.liveness.ping_owed || self.liveness.pong_owed.is_some();
+        match self.phase {
+            Phase::Greeting => self.hello_owed,
+            Phase::Open => self.hello_owed || signs() || queued(),
+            Phase::Closed(_) => self.hello_owed || self.farewell.is_some(),
+        }
     }
 
     /// Appends frames to `out`, until it holds about `limit` bytes: control frames first, then messages, channel by

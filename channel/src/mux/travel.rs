@@ -33,6 +33,9 @@ impl Mux {
     /// Whether the end with these directions may travel: as a whole, and if its partner is with the peer only as long as
     /// nothing came of it that would have to be told apart from what comes later.
     pub fn may_travel(&self, key: Key, sends: bool, receives: bool) -> bool {
+        if !self.is_live(key) {
+            return false;
+        }
         let slot = &self.slots[key.index()];
         let whole = slot.out.handle == sends && slot.into.handle == receives;
         whole && (self.may_depart(slot) || self.may_return(slot))
@@ -152,6 +155,9 @@ impl Mux {
 
     /// Sends `ends` away in message `number` of `carrier`: all of them or, without capacity, none.
     pub(super) fn embark(&mut self, carrier: Key, number: u64, ends: &[Key]) -> Result<bool, SendFault> {
+        if ends.iter().any(|end| !self.is_live(*end)) {
+            return Err(SendFault::EndInUse);
+        }
         let mut fresh = 0;
         for (index, end) in ends.iter().enumerate() {
             let slot = &self.slots[end.index()];
@@ -321,6 +327,9 @@ impl Mux {
     /// Message `number` of `carrier` was decoded or given up: ends that travelled in it or before it and were not claimed
     /// are ended.
     pub fn settle(&mut self, carrier: Key, number: u64) {
+        if !self.is_live(carrier) {
+            return;
+        }
         let Some(extra) = &mut self.slot(carrier).extra else { return };
         let mut left = Vec::new();
         extra.cargo.retain(|&(message, _, key)| {
