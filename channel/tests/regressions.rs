@@ -1,0 +1,178 @@
+//! What once went wrong.
+
+mod support;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use farcall_channel::{
+    CodecError, Config, Connection, ConnectionError, DriverThread, HandshakeError, Options, RecvError, Role,
+    SendError, Sender,
+};
+use serde::{Serialize, Serializer};
+use support::{channel, connect, small};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test]
+async fn a_peer_that_is_slow_to_greet_costs_no_more_than_the_handshake_limit() {
+    let (near, _far) = tokio::io::duplex(4096);
+    let (reader, writer) = tokio::io::split(near);
+    let config = Config {
+        heartbeat: Duration::from_millis(10),
+        lease: Duration::from_millis(20),
+        ..Config::default()
+    };
+    let options = Options { config, handshake_limit: Duration::from_millis(100), ..Options::default() };
+    let started = Connection::start(reader, writer, Role::Coordinator, options).await;
+    let cause = started.expect_err("nobody greets");
+    assert!(matches!(cause, ConnectionError::Handshake(HandshakeError::Timeout { .. })), "{cause}");
+}
+
+#[tokio::test]
+async fn a_lease_without_end_is_a_very_long_one() {
+    let config = Config { lease: Duration::MAX, heartbeat: Duration::MAX, ..Config::default() };
+    let (near, far) = connect(config).await;
+    let (left, mut right) = channel::<u8, u8>(&near, &far).await;
+    left.send(1).await.unwrap();
+    assert_eq!(right.recv().await.unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn a_connection_whose_loops_are_gone_ends_with_that_cause() {
+    let driver = DriverThread::start("driver").unwrap();
+    let (near, far) = driver.enter(|| tokio::io::duplex(4096));
+    let ((near_read, near_write), (far_read, far_write)) = (tokio::io::split(near), tokio::io::split(far));
+    let driven = Options { driver: Some(driver.handle().clone()), ..Options::default() };
+    let (near, far) = tokio::join!(
+        Connection::start(near_read, near_write, Role::Coordinator, driven),
+        Connection::start(far_read, far_write, Role::Worker, Options::default()),
+    );
+    let (near, far) = (near.unwrap(), far.unwrap());
+    let (mut left, _right) = channel::<u8, u8>(&near, &far).await;
+    drop(driver);
+    assert!(matches!(near.ended().await, ConnectionError::NotDriven));
+    assert!(matches!(left.recv().await, Err(RecvError::Lost(ConnectionError::NotDriven))));
+    assert!(near.open::<u8, u8>("").await.is_err());
+}
+
+/// A stream that needs its runtime, as those that hand work to blocking threads do.
+struct NeedsRuntime<W>(W);
+
+impl<W: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for NeedsRuntime<W> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let _ = tokio::runtime::Handle::current();
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_send_from_a_thread_without_a_runtime_may_write_by_itself() {
+    let (near, far) = tokio::io::duplex(4096);
+    let ((near_read, near_write), (far_read, far_write)) = (tokio::io::split(near), tokio::io::split(far));
+    let (near, far) = tokio::join!(
+        Connection::start(near_read, NeedsRuntime(near_write), Role::Coordinator, Options::default()),
+        Connection::start(far_read, far_write, Role::Worker, Options::default()),
+    );
+    let (near, far) = (near.unwrap(), far.unwrap());
+    let (mut left, mut right) = channel::<u8, u8>(&near, &far).await;
+    right.send(0).await.unwrap();
+    left.recv().await.unwrap();
+    let left = std::thread::spawn(move || left.try_send(1).map(|()| left)).join().unwrap().unwrap();
+    assert_eq!(right.recv().await.unwrap(), Some(1));
+    assert!(near.cause().is_none());
+    drop(left);
+}
+
+/// A value that lets a handle survive the journey of its end.
+struct Shared(Arc<Sender<u32>>);
+
+impl Serialize for Shared {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Shared {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Sender::deserialize(deserializer).map(|sender| Shared(Arc::new(sender)))
+    }
+}
+
+#[tokio::test]
+async fn a_handle_whose_end_has_left_is_closed_and_never_another_channels() {
+    let (near, far) = connect(small()).await;
+    let (left, mut right) = channel::<Shared, Shared>(&near, &far).await;
+    let (sender, mut receiver) = near.pair::<u32>();
+    let kept = Arc::new(sender);
+    left.send(Shared(kept.clone())).await.unwrap();
+    let there = right.recv().await.unwrap().unwrap();
+    // Takes the place that the end had.
+    let (other, mut other_receiver) = near.pair::<u32>();
+    assert!(kept.is_closed());
+    assert!(matches!(kept.send(99).await, Err(SendError::Closed)));
+    kept.close();
+    kept.wait_closed().await.unwrap();
+    drop(kept);
+    other.send(1).await.unwrap();
+    assert_eq!(other_receiver.recv().await.unwrap(), Some(1));
+    there.0.send(2).await.unwrap();
+    assert_eq!(receiver.recv().await.unwrap(), Some(2));
+}
+
+#[tokio::test]
+async fn what_one_encoding_left_behind_does_not_reach_the_next() {
+    let (near, far) = connect(small()).await;
+    // An end in another format reports where it may stand; a later error of another kind is reported as itself.
+    let (sender, _receiver) = near.pair::<u32>();
+    assert!(ciborium::into_writer(&sender, Vec::new()).is_err());
+    let error = farcall_channel::from_bytes::<u32>(b"\x64text").unwrap_err();
+    assert!(matches!(error, CodecError::Decode(_)), "{error}");
+
+    struct Panics(Sender<u32>);
+    impl Serialize for Panics {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let _ = self.0.serialize(serializer);
+            panic!("no more");
+        }
+    }
+    impl<'de> serde::Deserialize<'de> for Panics {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            Err(serde::de::Error::custom("never"))
+        }
+    }
+    let (left, _right) = channel::<Panics, Panics>(&near, &far).await;
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| left.try_send(Panics(sender))));
+    assert!(panicked.is_err());
+    let (left, mut right) = channel::<Shared, Shared>(&near, &far).await;
+    let (sender, mut receiver) = near.pair::<u32>();
+    left.send(Shared(Arc::new(sender))).await.unwrap();
+    right.recv().await.unwrap().unwrap().0.send(3).await.unwrap();
+    assert_eq!(receiver.recv().await.unwrap(), Some(3));
+}
+
+#[tokio::test]
+async fn a_byte_stream_keeps_to_the_peers_longest_message() {
+    let config = Config { max_message: 1000, assembly_budget: 2000, ..Config::default() };
+    let (near, far) = connect(config).await;
+    let (left, right) = support::raw(&near, &far).await;
+    let (mut left, mut right) = (left.into_stream(), right.into_stream());
+    left.write_all(&[7; 5000]).await.unwrap();
+    left.shutdown().await.unwrap();
+    let mut bytes = Vec::new();
+    right.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(bytes, [7; 5000]);
+}
