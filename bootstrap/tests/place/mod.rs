@@ -41,8 +41,11 @@ pub(crate) struct Place {
 impl Place {
     /// A home of its own, bash as the login shell, and the system's tools.
     pub(crate) fn new() -> Self {
-        // Not in /tmp, over which some tests mount.
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        // Not in the folders over which some tests mount.
+        let built = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let covered = ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|folder| built.starts_with(folder));
+        let parent = if covered { Path::new("/var/lib") } else { built };
+        let folder = tempfile::tempdir_in(parent).expect("a folder");
         fs::create_dir(folder.path().join("home")).expect("a home");
         Self {
             folder,
