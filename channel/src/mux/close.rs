@@ -88,25 +88,22 @@ impl Mux {
             self.tell_writable(key);
             self.tell_readable(key);
         }
-        // What was never handed to anybody goes now; the rest when its handles do.
-        let mut nobodys: Vec<Key> = self.accepts.drain(..).collect();
-        for &key in &keys {
-            if let Some(extra) = &mut self.slot(key).extra {
-                nobodys.extend(extra.cargo.drain(..).map(|(_, _, key)| key));
-            }
-        }
-        for key in nobodys {
-            if self.is_live(key) {
-                if let Some(partner) = self.slot(key).link.take() {
-                    self.slot(partner).link = None;
-                }
-                self.settle_slot(key);
-            }
-        }
+        self.accepts.clear();
+        // What nobody has a handle of goes now; the rest when its handles do.
         for key in keys {
-            if self.is_live(key) {
-                self.settle_slot(key);
+            if !self.is_live(key) {
+                continue;
             }
+            let slot = self.slot(key);
+            if let Some(extra) = &mut slot.extra {
+                extra.cargo.clear();
+            }
+            if slot.is_released()
+                && let Some(partner) = slot.link.take()
+            {
+                self.slot(partner).link = None;
+            }
+            self.settle_slot(key);
         }
         self.unclaimed.clear();
         self.events.push_back(Event::Capacity);
