@@ -307,3 +307,28 @@ fn a_side_that_is_stopped_for_longer_is_lost_to_the_other_and_hears_of_it_first(
         assert!(matches!(pair.sides[stopped].cause(), Some(ConnectionError::Eof)));
     }
 }
+
+#[tokio::test]
+async fn a_long_message_that_waits_for_channels_does_not_keep_the_room_for_others() {
+    // One channel for the ends that travel, taken by the first; one for each of the others.
+    let config = Config { max_channels: 3, ..tight() };
+    let (near, far) = connect(config).await;
+    let (left, mut right) = channel::<(Vec<u8>, farcall_channel::Sender<u8>), u8>(&near, &far).await;
+    let (plain, mut plain_far) = raw(&near, &far).await;
+    let (first, _receives_first) = near.pair::<u8>();
+    let (second, _receives_second) = near.pair::<u8>();
+    let small_one = left.send((Vec::new(), first));
+    small_one.await.unwrap();
+    let (_, taken) = right.recv().await.unwrap().unwrap();
+
+    // All channels are taken: this one waits for one of them to end.
+    let waiting = tokio::spawn(async move { left.send((vec![1; 20_000], second)).await });
+    let receiving = tokio::spawn(async move { right.recv().await });
+    let sending = tokio::spawn(async move { plain.send(vec![7; 50_000].into()).await });
+    assert_eq!(finishes(plain_far.recv()).await.unwrap().unwrap().len(), 50_000);
+    sending.await.unwrap().unwrap();
+    assert!(!waiting.is_finished());
+    drop((taken, _receives_first));
+    finishes(waiting).await.unwrap().unwrap();
+    assert!(finishes(receiving).await.unwrap().unwrap().is_some());
+}

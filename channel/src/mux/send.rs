@@ -98,6 +98,12 @@ impl Mux {
         if !admitted {
             out.want = true;
             if long.is_none() && out.queued == 0 && cost > out.flow.window() {
+                // Announced only with the channels for its ends at hand: the room that the peer keeps for it is others' room.
+                if !self.may_embark(key, ends)? {
+                    self.capacity_wanted = true;
+                    return Ok(Sent::Wait(None));
+                }
+                let out = &mut self.slots[key.index()].out;
                 let ticket = self.next_ticket;
                 self.next_ticket = ticket.wrapping_add(1);
                 out.long = Some(Long { len: len as u32, ticket, sent: false });
@@ -111,9 +117,12 @@ impl Mux {
             match self.embark(key, number, ends) {
                 Ok(true) => {}
                 Ok(false) => {
+                    if let Some(long) = long {
+                        self.withdraw(key, long.ticket);
+                    }
                     self.slot(key).out.want = true;
                     self.capacity_wanted = true;
-                    return Ok(Sent::Wait(long.map(|long| long.ticket)));
+                    return Ok(Sent::Wait(None));
                 }
                 Err(fault) => {
                     if let Some(long) = long {

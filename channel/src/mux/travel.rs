@@ -153,8 +153,8 @@ impl Mux {
         }
     }
 
-    /// Sends `ends` away in message `number` of `carrier`: all of them or, without capacity, none.
-    pub(super) fn embark(&mut self, carrier: Key, number: u64, ends: &[Key]) -> Result<bool, SendFault> {
+    /// Whether `ends` may travel in a message of `carrier` now: not without the capacity for all of them.
+    pub(super) fn may_embark(&self, carrier: Key, ends: &[Key]) -> Result<bool, SendFault> {
         if ends.iter().any(|end| !self.is_live(*end)) {
             return Err(SendFault::EndInUse);
         }
@@ -177,7 +177,12 @@ impl Mux {
         if fresh > 0 && (self.draining || self.peer_draining) {
             return Err(SendFault::Draining);
         }
-        if fresh > capacity {
+        Ok(fresh <= capacity)
+    }
+
+    /// Sends `ends` away in message `number` of `carrier`: all of them or, without capacity, none.
+    pub(super) fn embark(&mut self, carrier: Key, number: u64, ends: &[Key]) -> Result<bool, SendFault> {
+        if !self.may_embark(carrier, ends)? {
             return Ok(false);
         }
         let carrier = self.slot(carrier).id;
