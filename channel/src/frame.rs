@@ -28,7 +28,7 @@
 //! | `DATA` 2 | | bytes | one whole message |
 //! | `FIRST` 3 | | total length `u64`, bytes | a message that does not fit a frame or the credit begins; without bytes it only announces the length |
 //! | `NEXT` 4 | | bytes, at least one | the message goes on |
-//! | `WITHDRAW` 5 | | credit `u32` | an announced message of which no byte was sent is taken back, and this much credit returned |
+//! | `WITHDRAW` 5 | | credit `u32` | this much credit is returned, and an announced message of which no byte was sent, if there is one, taken back |
 //! | `CREDIT` 6 | | credit `u32`, window `u32` | the peer may send that much more; the window it is given out of |
 //! | `CLOSE` 7 | `ERROR` 1 | with `ERROR`: text ≤ 8 KiB | the sender's direction ends, after all its messages |
 //! | `RESET` 8 | `ERROR` 1 | consumed `u64`; with `ERROR`: text ≤ 8 KiB | the receiver's direction ends: it wants no more, or has consumed everything up to `CLOSE`; the number of messages it consumed. Exactly one for each direction |
@@ -46,8 +46,8 @@
 //! # Credit
 //!
 //! A message costs [`HEADER_LEN`] plus its length, however it is cut, so empty messages cost too; nothing else costs credit.
-//! `CLOSE` follows its channel's last message. `OPEN` precedes all other frames of its channel and the message that carries
-//! its end.
+//! `CLOSE` follows its channel's last message. `OPEN` precedes all other frames of its channel, the message that carries
+//! its end, and a `GOAWAY` that was decided upon later.
 
 use std::fmt;
 
