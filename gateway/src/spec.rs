@@ -42,6 +42,7 @@ use crate::role::Life;
 /// | `config` | the SSH configuration file, `none` for none |
 /// | `identity` | a private key for SSH |
 /// | `cache` | `keep` the delivered program there, or leave `none` |
+/// | `via` | the id of the gateway from whose host it is started |
 ///
 /// Every part may be escaped as in URLs: `%` and two hexadecimal digits. `4*local` is four specs: [`Spec::parse_all`].
 ///
@@ -69,6 +70,7 @@ pub struct Spec {
     config: Option<ConfigFiles>,
     identity: Option<PathBuf>,
     cache: Option<Cache>,
+    via: Option<String>,
 }
 
 /// The place, as it was written.
@@ -106,6 +108,7 @@ impl Spec {
             config: None,
             identity: None,
             cache: None,
+            via: None,
         }
     }
 
@@ -246,6 +249,21 @@ impl Spec {
     pub fn cache(mut self, cache: Cache) -> Spec {
         self.cache = Some(cache);
         self
+    }
+
+    /// The id of the gateway from whose host the worker is started: its hub.
+    ///
+    /// Ids mean something within a group, which finds the hub. For a gateway on its own the hub is given to
+    /// [`Builder::via`](crate::Builder::via).
+    #[must_use]
+    pub fn via(mut self, id: impl Into<String>) -> Spec {
+        self.via = Some(id.into());
+        self
+    }
+
+    /// The id of the hub that was asked for.
+    pub fn asked_via(&self) -> Option<&str> {
+        self.via.as_deref()
     }
 
     /// The id that was asked for.

@@ -86,7 +86,7 @@ pub enum SpecError {
     },
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "id",
     "chdir",
     "nice",
@@ -99,6 +99,7 @@ const KEYS: [&str; 13] = [
     "config",
     "identity",
     "cache",
+    "via",
     "env.NAME",
 ];
 
@@ -281,12 +282,12 @@ fn set(spec: Spec, key: &str, value: OsString) -> Result<Spec, SpecError> {
         return Ok(spec.env(name, value));
     }
     Ok(match key {
-        "id" => {
+        "id" | "via" => {
             let id = text()?;
             if id.is_empty() || id.chars().any(char::is_control) {
                 return Err(wrong("an id is a word without control characters"));
             }
-            spec.id(id)
+            if key == "id" { spec.id(id) } else { spec.via(id) }
         }
         "chdir" => spec.chdir(some(value)?),
         "nice" => {
@@ -483,6 +484,7 @@ impl fmt::Display for Spec {
         say("identity", self.identity.as_ref().map(|path| escaped(path).to_string()));
         let cache = self.cache.map(|cache| if cache == Cache::Keep { "keep" } else { "none" }.to_owned());
         say("cache", cache);
+        say("via", self.via.as_ref().map(|id| escaped(id).to_string()));
         if settings.is_empty() { Ok(()) } else { write!(f, "?{}", settings.join("&")) }
     }
 }

@@ -52,7 +52,7 @@ fn short_forms_are_hosts() {
 #[test]
 fn every_setting_is_written_as_it_is_read() {
     let text = "local?id=a&chdir=/srv/a%20b&nice=-5&env.A=1%262%3D3&env.B=&memory=1048576&max_tasks=3&heartbeat=500ms&\
-                lease=2s&grace=120s&start_limit=9s&config=/c%3F&identity=k%25&cache=none";
+                lease=2s&grace=120s&start_limit=9s&config=/c%3F&identity=k%25&cache=none&via=hub%201";
     let spec = read(text);
     assert_eq!(spec.to_string(), text);
     assert_eq!(read(&spec.to_string()), spec);
@@ -70,7 +70,8 @@ fn every_setting_is_written_as_it_is_read() {
         .start_limit(Duration::from_secs(9))
         .config(ConfigFiles::Only("/c?".into()))
         .identity("k%")
-        .cache(Cache::LeaveNothing);
+        .cache(Cache::LeaveNothing)
+        .via("hub 1");
     assert_eq!(spec, built);
     assert_eq!(
         read("local?memory=2G&lease=2m"),
@@ -107,6 +108,7 @@ fn impossible_values_are_errors_that_name_the_key() {
         ("local?lease=0", "lease"),
         ("local?lease=99999999999999999999", "lease"),
         ("local?id=", "id"),
+        ("local?via=", "via"),
         ("local?chdir=", "chdir"),
         ("local?cache=maybe", "cache"),
         ("local?env.1A=x", "env.1A"),
