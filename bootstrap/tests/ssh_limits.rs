@@ -168,6 +168,26 @@ async fn forty_at_once_pass_a_default_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_at_the_gate_is_kept_until_the_server_has_no_stranger_left() {
+    let home = TempHome::new();
+    let sshd = Sshd::builder().option("MaxStartups 1").start();
+    let options = SshOptions { gate: Gate::new(1), retries: 0, ..options(&home, &sshd.config("server")) };
+    // All wait at the gate. Each follows at once on the one before it, which the server counts for a moment longer than
+    // we do.
+    let tasks: Vec<_> = (0..25)
+        .map(|_| {
+            let options = options.clone();
+            tokio::spawn(async move { reach("server", &options).await })
+        })
+        .collect();
+    let mut sessions = Vec::new();
+    for task in tasks {
+        sessions.push(task.await.expect("no panic").expect("let in at once"));
+    }
+    drop(sessions);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_server_is_tried_again() {
     let home = TempHome::new();
     // One stranger at a time; everybody else is cut off at once.

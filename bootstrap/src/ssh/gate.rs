@@ -3,17 +3,26 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How many handshakes run at once with one server, unless told otherwise. A default sshd begins to drop connections
 /// at random when ten are not yet authenticated (`MaxStartups 10:30:100`), and other clients want their share.
 pub const HANDSHAKES: usize = 8;
 
+/// How long a server that let us in may go on without showing that it no longer counts us among its strangers.
+const SETTLING: Duration = Duration::from_secs(5);
+
 /// Bounds the handshakes that run at once with each server. Clones are the same gate.
 ///
-/// A handshake passes from before the connection is made until authentication has ended. Jump hosts and the hosts behind
-/// them have places of their own, and none is held while another is waited for.
+/// A handshake passes from before the connection is made until the server has settled it. That is later than the end of
+/// authentication as we see it: sshd says that we are in, and only then ends the process that it counts as a stranger,
+/// which on a busy machine takes a while. What its next process says is the sign, or [`SETTLING`] has to do.
+///
+/// Jump hosts and the hosts behind them have places of their own. While one is waited for, another may be held, but only
+/// by a server's settling, which waits for nobody.
 #[derive(Clone)]
 pub struct Gate {
     width: usize,
@@ -61,6 +70,35 @@ pub(crate) struct Pass {
     _permit: OwnedSemaphorePermit,
 }
 
+impl Pass {
+    /// Keeps the place until the connection has settled or ended, without holding anybody up.
+    pub(crate) fn keep_until(self, settled: CancellationToken) {
+        // Ends by the sign, the end of the connection, or the limit.
+        tokio::spawn(async move {
+            if tokio::time::timeout(SETTLING, settled.cancelled()).await.is_err() {
+                tracing::debug!("the server did not show in time that it settled the connection");
+            }
+            drop(self);
+        });
+    }
+}
+
+/// Held by the connection until the server shows that it has settled it; its end is the sign.
+pub(crate) struct Unsettled(Option<DropGuard>);
+
+impl Unsettled {
+    /// One, and where its end is seen.
+    pub(crate) fn new() -> (Self, CancellationToken) {
+        let settled = CancellationToken::new();
+        (Self(Some(settled.clone().drop_guard())), settled)
+    }
+
+    /// The server has settled the connection.
+    pub(crate) fn settle(&mut self) {
+        self.0 = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,6 +126,26 @@ mod tests {
             task.await.expect("no panic");
         }
         assert_eq!(most.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_kept_until_the_connection_has_settled_or_ended_or_the_limit_has_passed() {
+        let gate = Gate::new(1);
+        let (mut unsettled, settled) = Unsettled::new();
+        gate.pass("a").await.keep_until(settled);
+        let early = tokio::time::timeout(SETTLING / 2, gate.pass("a")).await;
+        assert!(early.is_err(), "the place was given back at once");
+        unsettled.settle();
+        let pass = tokio::time::timeout(SETTLING / 4, gate.pass("a")).await.expect("settled");
+
+        let (ended, settled) = Unsettled::new();
+        pass.keep_until(settled);
+        drop(ended);
+        let pass = tokio::time::timeout(SETTLING / 4, gate.pass("a")).await.expect("ended");
+
+        let (_silent, settled) = Unsettled::new();
+        pass.keep_until(settled);
+        tokio::time::timeout(SETTLING * 2, gate.pass("a")).await.expect("the limit passed");
     }
 
     #[tokio::test]

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use russh::client::{self, ChannelOpenHandle, DisconnectReason, Msg};
-use russh::keys::PublicKeyOrCertificate;
-use russh::{Channel, Error};
+use russh::keys::{PublicKey, PublicKeyOrCertificate};
+use russh::{Channel, ChannelId, Error};
 
 use super::dial::keep_tail;
+use super::gate::Unsettled;
 use super::host_key::{Accepted, HostKeyError, HostKeys};
 
 /// What went wrong inside the protocol.
@@ -35,11 +36,12 @@ pub(crate) type SharedReport = Arc<Mutex<Report>>;
 pub(crate) struct Client {
     host_keys: HostKeys,
     report: SharedReport,
+    unsettled: Unsettled,
 }
 
 impl Client {
-    pub(crate) fn new(host_keys: HostKeys, report: SharedReport) -> Self {
-        Self { host_keys, report }
+    pub(crate) fn new(host_keys: HostKeys, report: SharedReport, unsettled: Unsettled) -> Self {
+        Self { host_keys, report, unsettled }
     }
 
     fn report(&self) -> std::sync::MutexGuard<'_, Report> {
@@ -81,6 +83,29 @@ impl client::Handler for Client {
             }
             DisconnectReason::Error(e) => report.ended = Some(e.to_string()),
         }
+        Ok(())
+    }
+
+    // Both come from the process that serves us after authentication. OpenSSH announces its keys as its first act, so
+    // that there is no need to ask for a sign.
+
+    async fn openssh_ext_host_keys_announced(
+        &mut self,
+        _: Vec<PublicKey>,
+        _: &mut client::Session,
+    ) -> Result<(), ProtocolError> {
+        self.unsettled.settle();
+        Ok(())
+    }
+
+    async fn channel_open_confirmation(
+        &mut self,
+        _: ChannelId,
+        _: u32,
+        _: u32,
+        _: &mut client::Session,
+    ) -> Result<(), ProtocolError> {
+        self.unsettled.settle();
         Ok(())
     }
 

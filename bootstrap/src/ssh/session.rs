@@ -18,7 +18,7 @@ use super::clock::{Clock, Late};
 use super::config::{self, Config};
 use super::dial;
 use super::exec::{Exec, tunnel};
-use super::gate::Pass;
+use super::gate::{Pass, Unsettled};
 use super::handler::{Client, ProtocolError, Report, SharedReport};
 use super::host_key::HostKeys;
 use super::options::{SshOptions, SshTarget};
@@ -274,7 +274,7 @@ impl Attempts {
         host_keys: &HostKeys,
         clock: &Clock,
         limit: Duration,
-        _pass: Pass,
+        pass: Pass,
     ) -> Result<Session, Failure> {
         let preferred = algorithms::preferred(&self.config, &host_keys.known_algorithms())
             .map_err(|e| Failure::Final(self.none_left(e)))?;
@@ -293,7 +293,8 @@ impl Attempts {
         let cut = CancellationToken::new();
         let guard = cut.clone().drop_guard();
         let report = SharedReport::default();
-        let client = Client::new(host_keys.clone(), Arc::clone(&report));
+        let (unsettled, settled) = Unsettled::new();
+        let client = Client::new(host_keys.clone(), Arc::clone(&report), unsettled);
         let heard = Arc::<Mutex<Heard>>::default();
         let line = Line::new(stream, &cut, Arc::clone(&heard));
         self.begin(Step::KeyExchange);
@@ -310,6 +311,7 @@ impl Attempts {
         if let Err(e) = auth::authenticate(&mut handle, &self.config, &self.options, clock, &report).await {
             return Err(Failure::Final(self.auth_error(e, &report)));
         }
+        pass.keep_until(settled);
         self.begin(Step::Session);
         let inner = Inner {
             handle: Some(handle),
