@@ -2,12 +2,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Resource, Rlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::process::Command;
+use tokio::process::{ChildStderr, Command};
 
 use crate::process::{Kill, Process, Stderr, watch_child};
 use crate::target::LaunchOptions;
@@ -45,7 +49,13 @@ pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
     command.args(child.args).process_group(0).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (mut nice, mut memory) = (0, None);
+    let mut stderr = None;
     if let Some(options) = child.options {
+        if let Some(passed) = &options.pass {
+            let (ours, theirs) = socket_with(passed)?;
+            command.stderr(OwnedFd::from(theirs));
+            stderr = Some(ours);
+        }
         if let Some(name) = &options.argv0 {
             command.arg0(name);
         }
@@ -75,6 +85,11 @@ pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
         unsafe { command.pre_exec(prepare) };
     }
     let mut process = command.spawn()?;
+    // What else holds their end goes with the command.
+    drop(command);
+    if let Some(stderr) = stderr {
+        process.stderr = Some(ChildStderr::from_std(OwnedFd::from(stderr).into())?);
+    }
     let stdin = process.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let stdout = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     // A smaller pipe works too.
@@ -82,6 +97,19 @@ pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
     let _ = fcntl_setpipe_size(&stdout, PIPE_SIZE);
     let (process, stderr) = watch_child(process, child.kill);
     Ok(Started { reader: Box::new(stdout), writer: Box::new(stdin), stderr, process })
+}
+
+/// Both ends of a socket for a worker's standard error, with a descriptor waiting in theirs. More than three descriptors would
+/// mean to run code between fork and exec.
+fn socket_with(passed: &OwnedFd) -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [passed.as_fd()];
+    // The buffer is made for one.
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(&ours, &[io::IoSlice::new(b"!")], &mut control, SendFlags::NOSIGNAL)?;
+    Ok((ours, theirs))
 }
 
 /// What bounds a process's memory. On Linux the data segment counts all private writable memory, but not address

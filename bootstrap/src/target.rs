@@ -2,7 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ssh::{SshOptions, SshTarget};
@@ -155,6 +157,9 @@ pub struct LaunchOptions {
     pub start_limit: Duration,
     /// How hosts are reached over SSH; the limit for connecting is in here.
     pub ssh: SshOptions,
+    /// A descriptor for a local worker, which finds it as ancillary data of its standard error: that is a socket then. Other
+    /// places get none.
+    pub pass: Option<Arc<OwnedFd>>,
 }
 
 impl Default for LaunchOptions {
@@ -170,6 +175,7 @@ impl Default for LaunchOptions {
             cache: Cache::default(),
             start_limit: Duration::from_secs(60),
             ssh: SshOptions::default(),
+            pass: None,
         }
     }
 }
