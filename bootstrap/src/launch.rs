@@ -1,21 +1,25 @@
 //! From a description of a place to a worker that has said its first words.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Digest};
 use crate::error::{Class, LaunchError, Step};
 use crate::failure::{self, Failure};
+use crate::hub::{Hub, HubError, HubProcess, HubStart, HubStarted};
 use crate::image::Program;
 use crate::local::{self, Child, Started};
 use crate::platform::Platform;
-use crate::process::{Kill, Process, Stderr};
+use crate::process::{Kill, Process, Stderr, watch_at_hub};
 use crate::remote;
 use crate::ssh;
 use crate::stage::{Action, Form, How, Stage, StageError};
-use crate::target::{CommandForm, LaunchOptions, Target};
+use crate::target::{CommandForm, CommandTarget, LaunchOptions, Target};
 
 /// A worker that has spoken.
 ///
@@ -33,6 +37,8 @@ pub struct Launched {
     pub platform: Option<Platform>,
     /// How its program came there.
     pub delivery: Delivery,
+    /// The program that it runs, where its bytes are known.
+    pub image: Option<Artifact>,
 }
 
 /// How a worker's program came to where it runs.
@@ -47,6 +53,11 @@ pub enum Delivery {
     Sent {
         /// How many bytes crossed, repetitions included.
         bytes: u64,
+        /// Whether it stays there for the next start.
+        kept: bool,
+    },
+    /// The hub gave it a copy of its own program: see [`launch_via`].
+    Shared {
         /// Whether it stays there for the next start.
         kept: bool,
     },
@@ -128,14 +139,105 @@ pub async fn launch(
         }
         Target::Command(command) => {
             let (stage, guess) = dialogue(&host, program, options).await?;
-            let more = match command.form {
-                CommandForm::Line => vec![stage.line()],
-                CommandForm::Arguments | CommandForm::Worker => stage.command(),
-            };
-            let args: Vec<_> = command.args.iter().cloned().chain(more.into_iter().map(Into::into)).collect();
+            let args = carrying(command, &stage);
             let child = Child { program: &command.program, args: &args, kill: Kill::Group, options: None };
             let started = spawn(&host, Step::Start, child).await?;
             Start::new(&host, started, stage).shipping(program, guess).run(options).await
+        }
+    }
+}
+
+/// Starts a worker from a hub's host, as [`launch`] does from this one.
+///
+/// A local worker is the hub's own program, started again there: nothing is transferred. A command is started by the hub, and
+/// the delivery goes through it; a program that is the hub's own is fed by the hub itself, so that it crosses the wire once.
+/// A host that SSH reaches is reached by [`SshOptions::dialer`](crate::ssh::SshOptions::dialer), which is to lead through
+/// the hub.
+///
+/// # Errors
+///
+/// As [`launch`].
+///
+/// # Cancel safety
+///
+/// As [`launch`].
+pub async fn launch_via(
+    hub: &dyn Hub,
+    target: &Target,
+    program: &Program,
+    options: &LaunchOptions,
+) -> Result<Launched, LaunchError> {
+    let host = format!("{target} via {}", hub.name());
+    let wrong = |error| LaunchError::new(Step::Config, Class::Bootstrap, &host).because(error);
+    options.check().map_err(wrong)?;
+    let settled = |program: Option<OsString>, args: Vec<OsString>| HubStart {
+        program,
+        argv0: options.argv0.clone(),
+        args,
+        chdir: options.chdir.clone(),
+        nice: options.nice,
+        env: options.env.clone(),
+        memory: options.memory,
+    };
+    match target {
+        Target::Ssh(_) => launch(target, program, options).await,
+        Target::Local => {
+            let start = settled(None, options.arguments.clone());
+            let (started, _) = start_at(hub, &host, Step::Exec, start).await?;
+            let mut start = Start::new(&host, started, Stage::already_running(options));
+            start.artifact = hub.image().cloned();
+            start.platform = start.artifact.as_ref().map(|image| image.platform().clone());
+            start.run(options).await
+        }
+        Target::Command(command) if command.form == CommandForm::Worker => {
+            let args = command.args.iter().chain(&options.arguments).cloned().collect();
+            let start = settled(Some(command.program.clone()), args);
+            let (started, _) = start_at(hub, &host, Step::Exec, start).await?;
+            Start::new(&host, started, Stage::already_running(options)).run(options).await
+        }
+        Target::Command(command) => {
+            let (stage, guess) = match hub.image() {
+                // Most likely it leads to another corner of the same machine.
+                Some(image) => (dialogue_about(&host, options, image)?, image.clone()),
+                None => dialogue(&host, program, options).await?,
+            };
+            let args = carrying(command, &stage);
+            let start = HubStart { program: Some(command.program.clone()), args, ..HubStart::default() };
+            let (started, process) = start_at(hub, &host, Step::Start, start).await?;
+            let feeder = hub.image().map(|image| Feeder { digest: image.digest(), process });
+            let start = Start::new(&host, started, stage).shipping(program, guess);
+            Start { feeder, ..start }.run(options).await
+        }
+    }
+}
+
+/// What a command is started with, so that it carries the dialogue.
+fn carrying(command: &CommandTarget, stage: &Stage) -> Vec<OsString> {
+    let more = match command.form {
+        CommandForm::Line => vec![stage.line()],
+        CommandForm::Arguments | CommandForm::Worker => stage.command(),
+    };
+    command.args.iter().cloned().chain(more.into_iter().map(Into::into)).collect()
+}
+
+async fn start_at(
+    hub: &dyn Hub,
+    host: &str,
+    step: Step,
+    start: HubStart,
+) -> Result<(Started, Arc<dyn HubProcess>), LaunchError> {
+    match hub.start(start).await {
+        Ok(started) => {
+            let (process, stderr) = watch_at_hub(Arc::clone(&started.process), started.stderr);
+            let HubStarted { reader, writer, process: handle, .. } = started;
+            Ok((Started { reader, writer, stderr, process }, handle))
+        }
+        Err(error) => {
+            let class = match &error {
+                HubError::Start { .. } => Class::Exec,
+                HubError::Refused { .. } => Class::Lost,
+            };
+            Err(LaunchError::new(step, class, host).because(error))
         }
     }
 }
@@ -158,10 +260,20 @@ async fn dialogue(
         let hint = error.hint();
         failed(error.into()).with_hint(hint)
     })?;
+    Ok((dialogue_about(host, options, &guess)?, guess))
+}
+
+fn dialogue_about(host: &str, options: &LaunchOptions, guess: &Artifact) -> Result<Stage, LaunchError> {
     let mut nonce = [0; 16];
-    getrandom::fill(&mut nonce).map_err(|error| failed(error.into()))?;
-    let stage = Stage::new(nonce, options, guess.digest(), guess.platform());
-    Ok((stage, guess))
+    getrandom::fill(&mut nonce)
+        .map_err(|error| LaunchError::new(Step::Config, Class::Bootstrap, host).because(error))?;
+    Ok(Stage::new(nonce, options, guess.digest(), guess.platform()))
+}
+
+/// A hub that may feed its own program to what it started.
+struct Feeder {
+    digest: Digest,
+    process: Arc<dyn HubProcess>,
 }
 
 /// A start under way: the streams are there, the worker has not spoken yet.
@@ -173,12 +285,25 @@ struct Start<'a> {
     program: Option<&'a Program>,
     artifact: Option<Artifact>,
     platform: Option<Platform>,
+    /// Until it was asked.
+    feeder: Option<Feeder>,
+    fed: bool,
     sent: u64,
 }
 
 impl<'a> Start<'a> {
     fn new(host: &'a str, started: Started, stage: Stage) -> Self {
-        Self { host, started, stage, program: None, artifact: None, platform: None, sent: 0 }
+        Self {
+            host,
+            started,
+            stage,
+            program: None,
+            artifact: None,
+            platform: None,
+            feeder: None,
+            fed: false,
+            sent: 0,
+        }
     }
 
     fn shipping(mut self, program: &'a Program, guess: Artifact) -> Self {
@@ -199,6 +324,7 @@ impl<'a> Start<'a> {
         let delivery = match self.stage.how() {
             None => Delivery::Present,
             Some(How::Cached) => Delivery::Cached,
+            Some(how) if self.fed => Delivery::Shared { kept: how == How::Kept },
             Some(how) => Delivery::Sent { bytes: self.sent, kept: how == How::Kept },
         };
         tracing::debug!(host = self.host, ?delivery, "the worker spoke");
@@ -210,6 +336,7 @@ impl<'a> Start<'a> {
             process: self.started.process,
             platform: self.stage.platform().cloned().or(self.platform),
             delivery,
+            image: self.artifact,
         }
     }
 
@@ -250,14 +377,26 @@ impl<'a> Start<'a> {
                 }
                 Action::Prepare(form) => {
                     let artifact = self.shipped()?;
-                    let length = bytes_of(&artifact, form).await.len();
-                    self.stage.offer(length, artifact.bytes().len());
+                    // Once: what did not arrive well is sent from here.
+                    self.fed = false;
+                    self.feeder = self.feeder.take().filter(|feeder| feeder.digest == artifact.digest());
+                    if self.feeder.is_some() {
+                        self.stage.offer_plain(artifact.bytes().len());
+                    } else {
+                        let length = bytes_of(&artifact, form).await.len();
+                        self.stage.offer(length, artifact.bytes().len());
+                    }
                 }
                 Action::Deliver(form) => {
                     let artifact = self.shipped()?;
-                    let bytes = bytes_of(&artifact, form).await;
-                    self.write(bytes, &mut buffer).await?;
-                    self.sent += bytes.len() as u64;
+                    if let Some(feeder) = self.feeder.take() {
+                        self.fed = self.feed(feeder, artifact.bytes().len(), &mut buffer).await?;
+                    }
+                    if !self.fed {
+                        let bytes = bytes_of(&artifact, form).await;
+                        self.write(bytes, &mut buffer).await?;
+                        self.sent += bytes.len() as u64;
+                    }
                     self.stage.delivered();
                 }
                 Action::Ready => return Ok(()),
@@ -276,33 +415,49 @@ impl<'a> Start<'a> {
         Ok(self.stage.handle_bytes(bytes)?)
     }
 
-    /// Writes, and goes on listening meanwhile: a far side that fails says so, and must not block on saying it.
     async fn write(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<(), Failure> {
         let Started { reader, writer, .. } = &mut self.started;
-        let mut write = std::pin::pin!(async {
+        let write = async {
             writer.write_all(bytes).await?;
             writer.flush().await
-        });
-        let mut writing = true;
-        loop {
-            let length = tokio::select! {
-                // First: an answer to the last byte may be here already when its writing is done.
-                biased;
-                done = &mut write, if writing => match done {
-                    Ok(()) => return Ok(()),
-                    // The far side went away. What it said before tells why.
-                    Err(_) => {
-                        writing = false;
-                        continue;
-                    }
-                },
-                length = reader.read(buffer) => length?,
-            };
-            if length == 0 {
-                return Err(self.stage.handle_end().into());
-            }
-            self.stage.handle_bytes(&buffer[..length])?;
+        };
+        listening(write, reader, &mut self.stage, buffer).await
+    }
+
+    /// Has the hub write the program. Returns whether it did.
+    async fn feed(&mut self, feeder: Feeder, length: usize, buffer: &mut [u8]) -> Result<bool, Failure> {
+        let feed = feeder.process.feed(length as u64);
+        listening(feed, &mut self.started.reader, &mut self.stage, buffer).await
+    }
+}
+
+/// Writes, and goes on listening meanwhile: a far side that fails says so, and must not block on saying it.
+async fn listening<T>(
+    write: impl Future<Output = io::Result<T>>,
+    reader: &mut (impl AsyncRead + Unpin),
+    stage: &mut Stage,
+    buffer: &mut [u8],
+) -> Result<T, Failure> {
+    let mut write = std::pin::pin!(write);
+    let mut writing = true;
+    loop {
+        let length = tokio::select! {
+            // First: an answer to the last byte may be here already when its writing is done.
+            biased;
+            done = &mut write, if writing => match done {
+                Ok(done) => return Ok(done),
+                // The far side went away. What it said before tells why.
+                Err(_) => {
+                    writing = false;
+                    continue;
+                }
+            },
+            length = reader.read(buffer) => length?,
+        };
+        if length == 0 {
+            return Err(stage.handle_end().into());
         }
+        stage.handle_bytes(&buffer[..length])?;
     }
 }
 

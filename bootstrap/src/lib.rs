@@ -29,6 +29,7 @@ pub mod artifact;
 pub mod error;
 mod escape;
 mod failure;
+pub mod hub;
 pub mod image;
 pub mod launch;
 mod local;
@@ -41,7 +42,8 @@ mod strip;
 pub mod target;
 
 pub use error::{Class, LaunchError, Step};
+pub use hub::{Hub, HubError, HubProcess, HubStart, HubStarted};
 pub use image::Program;
-pub use launch::{Delivery, Launched, launch};
+pub use launch::{Delivery, Launched, launch, launch_via};
 pub use process::{Exit, Process, Stderr};
 pub use target::{Cache, CommandForm, CommandTarget, LaunchOptions, Target};

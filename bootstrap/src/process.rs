@@ -5,12 +5,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, ChildStderr};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::EVIDENCE_LIMIT;
+use crate::hub::HubProcess;
 use crate::ssh;
 
 /// How a process ended.
@@ -173,7 +174,31 @@ pub(crate) fn watch_child(mut child: Child, how: Kill) -> (Process, Stderr) {
     (Process::new(id, exit, kill), Stderr(Source::Pipe(kept)))
 }
 
-async fn read_stderr(mut pipe: ChildStderr, kept: Arc<Kept>, exited: watch::Sender<Option<Exit>>) {
+/// Watches a process at a hub, as [`watch_child`] does a child.
+pub(crate) fn watch_at_hub(
+    process: Arc<dyn HubProcess>,
+    stderr: Box<dyn AsyncRead + Send + Unpin>,
+) -> (Process, Stderr) {
+    let kept = Arc::new(Kept::default());
+    let kill = CancellationToken::new();
+    let (exited, exit) = watch::channel(None);
+    tokio::spawn(read_stderr(stderr, Arc::clone(&kept), exited.clone()));
+    let killed = kill.clone();
+    tokio::spawn(async move {
+        let mut ending = process.exit();
+        let end = tokio::select! {
+            end = &mut ending => end,
+            () = killed.cancelled() => {
+                process.kill();
+                ending.await
+            }
+        };
+        exited.send_replace(Some(end));
+    });
+    (Process::new(None, exit, kill), Stderr(Source::Pipe(kept)))
+}
+
+async fn read_stderr(mut pipe: impl AsyncRead + Unpin, kept: Arc<Kept>, exited: watch::Sender<Option<Exit>>) {
     let mut buffer = [0; 2048];
     loop {
         let more = tokio::select! {

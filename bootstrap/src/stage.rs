@@ -316,6 +316,12 @@ impl Stage {
         self.outgoing = Some(format!("{form} {length} {unpacked}\n").into_bytes());
     }
 
+    /// Answers [`Action::Prepare`] where the program comes unpacked from elsewhere.
+    pub(crate) fn offer_plain(&mut self, length: usize) {
+        self.form = Form::Raw;
+        self.offer(length, length);
+    }
+
     /// Answers [`Action::Deliver`].
     pub(crate) fn delivered(&mut self) {
         debug_assert_eq!(self.phase, Phase::Delivering);
