@@ -265,10 +265,18 @@ impl Builder {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(self) -> Result<Gateway, OpenError> {
-        let initialised = program().ok_or(OpenError::BeforeInit)?;
+        if program().is_none() {
+            return Err(OpenError::BeforeInit);
+        }
         let id = Id::take(self.spec.asked_id());
         let id =
             id.ok_or_else(|| OpenError::DuplicateId { id: self.spec.asked_id().unwrap_or_default().into() })?;
+        self.open_as(id).await
+    }
+
+    /// As [`open`](Self::open), with an id that was taken before.
+    pub(crate) async fn open_as(self, id: Id) -> Result<Gateway, OpenError> {
+        let initialised = program().ok_or(OpenError::BeforeInit)?;
         let driver = driver().map_err(OpenError::Driver)?;
         // There, because byte streams belong to the runtime that they are made on.
         let mut establishing = AbortOnDrop(driver.spawn(self.establish(id, initialised, driver.clone())));
