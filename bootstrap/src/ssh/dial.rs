@@ -1,5 +1,7 @@
 //! The byte stream below SSH: a TCP connection or a proxy command.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -13,26 +15,68 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinSet;
 
+use super::resolve::Family;
 use crate::error::EVIDENCE_LIMIT;
+use crate::hub::Later;
 
 /// How long an address may stay silent before the next is tried beside it (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
+/// Makes connections in another way than from this machine.
+///
+/// The stream carries SSH end to end: what makes the connection sees no keys, and need not be trusted with more than with
+/// knowing where it leads.
+pub trait Dialer: Send + Sync {
+    /// Where connections start, in errors and for the [gate](super::Gate): each place is a client of its own to servers.
+    fn name(&self) -> &str;
+
+    /// Connects to a host, whose name is looked up where the connection starts. A dropped attempt is given up there.
+    fn dial(&self, host: &str, port: u16, family: Family) -> Later<'_, Result<Dialed, DialFailure>>;
+}
+
+/// A connection that a [`Dialer`] made.
+pub struct Dialed {
+    /// What the server says.
+    pub reader: Box<dyn AsyncRead + Send + Unpin>,
+    /// What the server hears.
+    pub writer: Box<dyn AsyncWrite + Send + Unpin>,
+}
+
+impl fmt::Debug for Dialed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialed").finish_non_exhaustive()
+    }
+}
+
+/// Why a [`Dialer`] made no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialFailure {
+    /// The name has no address there.
+    #[error(transparent)]
+    Resolve(Box<dyn Error + Send + Sync>),
+    /// The host did not take the connection.
+    #[error(transparent)]
+    Connect(Box<dyn Error + Send + Sync>),
+    /// Where the connection was to start is gone.
+    #[error(transparent)]
+    Lost(Box<dyn Error + Send + Sync>),
+}
+
 /// No address took the connection.
 #[derive(Debug, thiserror::Error)]
 #[error("{address}: {source}")]
-pub(crate) struct DialError {
+pub struct DialError {
     address: SocketAddr,
     source: io::Error,
 }
 
 /// Connects to the first of `addresses` that answers, giving each a short lead before the next is tried beside it. The
 /// attempts that lose are dropped with the future.
-pub(crate) async fn tcp(
-    addresses: &[IpAddr],
-    port: u16,
-    bind: Option<IpAddr>,
-) -> Result<TcpStream, DialError> {
+///
+/// # Errors
+/// That of the first address, if none answers.
+pub async fn tcp(addresses: &[IpAddr], port: u16, bind: Option<IpAddr>) -> Result<TcpStream, DialError> {
     let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port)).collect::<Vec<_>>().into_iter();
     let mut running = JoinSet::new();
     let mut first_error = None;

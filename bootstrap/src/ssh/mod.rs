@@ -37,10 +37,12 @@ mod session;
 mod stream;
 
 pub use describe::describe;
+pub use dial::{DialError, DialFailure, Dialed, Dialer, tcp as dial_tcp};
 pub use exec::{Exec, Process};
 pub use gate::{Gate, HANDSHAKES};
 pub use host_key::{CertificateProblem, HostKeyError, ShownKey};
 pub use keyring::Keyring;
 pub use options::{Answer, ConfigFiles, Prompter, Question, Secret, SshOptions, SshTarget, Watcher};
 pub use pump::{ExecError, ExitStatus, Stderr, Stdin, Stdout};
+pub use resolve::Family;
 pub use session::{Session, connect};

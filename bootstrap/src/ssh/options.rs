@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::dial::Dialer;
 use super::gate::Gate;
 use super::keyring::Keyring;
 use crate::error::Step;
@@ -122,6 +123,9 @@ pub struct SshOptions {
     pub prompter: Option<Arc<dyn Prompter>>,
     /// Keys that were unlocked, kept for further connections.
     pub keyring: Keyring,
+    /// Makes the connections, those to jump hosts included, from elsewhere than from this machine. A `ProxyCommand` is then an
+    /// error, since it would run here, and `BindAddress` has no meaning.
+    pub dialer: Option<Arc<dyn Dialer>>,
     /// Is told when a connection begins a step: looking up, connecting, key exchange, authentication, and the session
     /// that follows when all went well; those of jump hosts are not told. A connection that a busy server cut begins
     /// again. It must not block.
@@ -148,6 +152,7 @@ impl Default for SshOptions {
             gate: Gate::shared(),
             prompter: None,
             keyring: Keyring::default(),
+            dialer: None,
             watcher: None,
         }
     }
@@ -168,6 +173,7 @@ impl fmt::Debug for SshOptions {
             .field("window", &self.window)
             .field("backlog", &self.backlog)
             .field("prompter", &self.prompter.is_some())
+            .field("dialer", &self.dialer.as_ref().map(|dialer| dialer.name().to_owned()))
             .finish_non_exhaustive()
     }
 }

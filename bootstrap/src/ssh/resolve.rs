@@ -8,17 +8,21 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 
-/// Which addresses are wanted.
+/// Which addresses are wanted: `AddressFamily` of a configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Family {
+pub enum Family {
+    /// Of either kind.
     #[default]
     Any,
+    /// Of version 4.
     V4,
+    /// Of version 6.
     V6,
 }
 
 impl Family {
-    fn takes(self, address: &IpAddr) -> bool {
+    /// Whether this is such an address.
+    pub fn takes(self, address: &IpAddr) -> bool {
         match self {
             Family::Any => true,
             Family::V4 => address.is_ipv4(),
