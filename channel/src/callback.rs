@@ -1,6 +1,10 @@
 //! Callback mode: a function for each message.
 
+use std::any::Any;
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
 
 use tokio::task::JoinHandle;
 
@@ -28,7 +32,7 @@ impl Callback {
     ///
     /// Cancel safety: nothing is lost.
     pub async fn finished(&mut self) {
-        // A panic in the callback has dropped the receiver, and with that told the peer.
+        // An error is the task's cancellation: by its runtime's end, or by the drop of a callback's own value that panicked.
         let _ = (&mut self.task).await;
     }
 
@@ -37,7 +41,8 @@ impl Callback {
         self.task.is_finished()
     }
 
-    /// Takes the callback away at its next await: the peer is told to stop, and what was not yet delivered is lost.
+    /// Takes the callback away at its next await: the peer is told to stop. What was not yet delivered is lost, and so is the
+    /// message of an unfinished call: neither counts as consumed.
     pub fn cancel(self) {
         self.task.abort();
     }
@@ -50,10 +55,12 @@ where
 {
     /// Calls `callback` for each message, those already queued first, and last with the end, also if the channel ended
     /// before. The calls are made one after another on the current runtime, never by the loops that move bytes: a
-    /// slow callback holds up only this channel. Its error closes this channel, and the peer's sends report it; so does a
-    /// message that cannot be decoded. A message counts as consumed once its call has returned.
+    /// slow callback holds up only this channel. Its error closes this channel, and the peer's sends report it; so does its
+    /// panic, and a message that cannot be decoded. A message counts as consumed once its call has returned without an
+    /// error.
     ///
-    /// Must be called within a runtime.
+    /// # Panics
+    /// Outside of a tokio runtime.
     ///
     /// ```no_run
     /// # use farcall_channel::{Delivery, Receiver};
@@ -79,11 +86,12 @@ where
             loop {
                 let end = match self.recv().await {
                     Ok(Some(message)) => {
-                        if let Err(error) = callback(Delivery::Message(message)).await {
-                            self.end.unconsume();
-                            self.close_with(error.to_string());
+                        self.end.set_unfinished(true);
+                        if let Err(error) = call(&mut callback, Delivery::Message(message)).await {
+                            self.close_with(error);
                             return;
                         }
+                        self.end.set_unfinished(false);
                         continue;
                     }
                     Ok(None) => None,
@@ -94,10 +102,38 @@ where
                     Err(error) => Some(error),
                 };
                 // There is nobody left to tell.
-                let _ = callback(Delivery::End(end)).await;
+                let _ = call(&mut callback, Delivery::End(end)).await;
                 return;
             }
         });
         Callback { task }
+    }
+}
+
+/// Calls the callback. Its error, or its panic, as the peer is told of it.
+async fn call<T, F, W, E>(callback: &mut F, delivery: Delivery<T>) -> Result<(), String>
+where
+    F: FnMut(Delivery<T>) -> W,
+    W: Future<Output = Result<(), E>>,
+    E: Display,
+{
+    // Nothing of the callback is used after a panic but its drop.
+    let called = catch_unwind(AssertUnwindSafe(|| callback(delivery))).map_err(panicked)?;
+    let mut called = pin!(called);
+    std::future::poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| called.as_mut().poll(cx)));
+        match polled {
+            Ok(polled) => polled.map_err(|error| error.to_string()),
+            Err(panic) => Poll::Ready(Err(panicked(panic))),
+        }
+    })
+    .await
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    match text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)) {
+        Some(text) => format!("the callback panicked: {text}"),
+        None => "the callback panicked".to_owned(),
     }
 }

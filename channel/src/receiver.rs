@@ -41,11 +41,14 @@ pub(crate) struct RecvEnd {
     number: u64,
     cargo: bool,
     ended: bool,
+    /// The message that was handed out last is not consumed yet: it was only looked at, partly read, or a callback is at
+    /// work on it. It is in `consumed` all the same, and never reported while it is the last.
+    unfinished: bool,
 }
 
 impl Drop for RecvEnd {
     fn drop(&mut self) {
-        let consumed = self.consumed;
+        let consumed = self.take_consumed();
         self.shared.with(|state| state.mux.release_receiver(self.key, consumed));
     }
 }
@@ -62,7 +65,20 @@ impl RecvEnd {
             number: 0,
             cargo: false,
             ended: false,
+            unfinished: false,
         }
+    }
+
+    /// Says whether the message that was handed out last is not consumed yet. It must be by the next receive.
+    #[inline]
+    pub(crate) fn set_unfinished(&mut self, unfinished: bool) {
+        self.unfinished = unfinished;
+    }
+
+    /// Messages that were consumed and not reported, at the end.
+    fn take_consumed(&mut self) -> u64 {
+        let unfinished = std::mem::take(&mut self.unfinished);
+        std::mem::take(&mut self.consumed).saturating_sub(u64::from(unfinished))
     }
 
     /// Takes the next messages: `Ok(true)` if there are some, `Ok(false)` at the end, `None` if there are none yet.
@@ -115,11 +131,6 @@ impl RecvEnd {
             self.report();
         }
         Some(decoded.map_err(RecvError::Codec))
-    }
-
-    /// The message that was handed out last was not consumed after all.
-    pub(crate) fn unconsume(&mut self) {
-        self.consumed = self.consumed.saturating_sub(1);
     }
 
     /// Gives back the room of what was handed out: of the last message, too, or one that is slow to handle a long message
@@ -179,12 +190,13 @@ impl<T, C: Codec<T>> Receiver<T, C> {
         }
     }
 
-    /// Waits for the next message and looks at it; the next receive returns it.
+    /// Waits for the next message and looks at it; the next receive returns it. Until then it is not consumed.
     ///
     /// Cancel safety: nothing is lost.
     pub async fn peek(&mut self) -> Result<Option<&T>, RecvError> {
         if self.peeked.is_none() {
             self.peeked = self.recv().await?;
+            self.end.set_unfinished(self.peeked.is_some());
         }
         Ok(self.peeked.as_ref())
     }
@@ -200,6 +212,7 @@ impl<T, C: Codec<T>> Receiver<T, C> {
     #[inline]
     fn next_now(&mut self, mut cx: Option<&mut Context<'_>>) -> Option<Result<Option<T>, RecvError>> {
         if let Some(value) = self.peeked.take() {
+            self.end.set_unfinished(false);
             return Some(Ok(Some(value)));
         }
         loop {
@@ -249,7 +262,7 @@ impl<T, C> Receiver<T, C> {
         self.end.ended = true;
         self.end.batch.clear();
         self.peeked = None;
-        let consumed = std::mem::take(&mut self.end.consumed);
+        let consumed = self.end.take_consumed();
         self.end.shared.with(|state| state.mux.stop(self.end.key, consumed, error));
     }
 

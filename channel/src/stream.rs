@@ -100,7 +100,10 @@ impl AsyncBufRead for ByteReader {
         // Empty messages are no end of file.
         while this.rest.is_empty() {
             match ready!(this.receiver.poll_recv(cx)).map_err(read_error)? {
-                Some(bytes) => this.rest = bytes,
+                Some(bytes) => {
+                    this.receiver.end.set_unfinished(!bytes.is_empty());
+                    this.rest = bytes;
+                }
                 None => break,
             }
         }
@@ -109,6 +112,9 @@ impl AsyncBufRead for ByteReader {
 
     fn consume(mut self: Pin<&mut Self>, amount: usize) {
         self.rest.advance(amount);
+        if self.rest.is_empty() {
+            self.receiver.end.set_unfinished(false);
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use farcall_channel::{
-    CodecError, Config, Connection, ConnectionError, DriverThread, HandshakeError, Options, RecvError, Role,
-    SendError, Sender,
+    ClosedError, CodecError, Config, Connection, ConnectionError, Delivery, DriverThread, HandshakeError,
+    Options, RecvError, Role, SendError, Sender,
 };
 use serde::{Serialize, Serializer};
 use support::{channel, connect, small};
@@ -175,4 +175,109 @@ async fn a_byte_stream_keeps_to_the_peers_longest_message() {
     let mut bytes = Vec::new();
     right.read_to_end(&mut bytes).await.unwrap();
     assert_eq!(bytes, [7; 5000]);
+}
+
+/// How many messages `wait_closed` says were not consumed, and why.
+fn unconsumed(closed: Result<(), ClosedError>) -> (u64, Option<String>) {
+    match closed {
+        Err(ClosedError::Stopped { unconsumed, error }) => (unconsumed, error.map(|error| error.to_string())),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_callback_that_panics_in_its_last_message_tells_the_peer() {
+    let (near, far) = connect(small()).await;
+    // In the call itself, and in what it returned.
+    for early in [true, false] {
+        let (left, right) = channel::<u8, u8>(&near, &far).await;
+        left.send(1).await.unwrap();
+        left.close_sending();
+        let (_keep, receiver) = right.split();
+        let mut callback = receiver.on_message(move |delivery| {
+            assert!(!early, "early");
+            async move {
+                tokio::task::yield_now().await;
+                match delivery {
+                    Delivery::Message(number) => panic!("not {number}"),
+                    Delivery::End(_) => Ok::<(), &str>(()),
+                }
+            }
+        });
+        let told = if early { "the callback panicked: early" } else { "the callback panicked: not 1" };
+        assert_eq!(unconsumed(left.wait_closed().await), (1, Some(told.to_owned())));
+        callback.finished().await;
+    }
+    let (left, mut right) = channel::<u8, u8>(&near, &far).await;
+    left.send(2).await.unwrap();
+    assert_eq!(right.recv().await.unwrap(), Some(2));
+}
+
+#[tokio::test]
+async fn a_callback_that_is_cancelled_in_its_last_message_has_not_consumed_it() {
+    let (near, far) = connect(small()).await;
+    let (left, right) = channel::<u8, u8>(&near, &far).await;
+    for number in 0..3 {
+        left.send(number).await.unwrap();
+    }
+    left.close_sending();
+    let (called, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    let (_keep, receiver) = right.split();
+    let callback = receiver.on_message(move |delivery| {
+        let called = called.clone();
+        async move {
+            if let Delivery::Message(2) = delivery {
+                called.send(()).unwrap();
+                std::future::pending::<()>().await;
+            }
+            Ok::<(), &str>(())
+        }
+    });
+    calls.recv().await.unwrap();
+    callback.cancel();
+    assert_eq!(unconsumed(left.wait_closed().await), (1, None));
+}
+
+#[tokio::test]
+async fn a_message_that_was_only_looked_at_is_not_consumed() {
+    let (near, far) = connect(small()).await;
+    for close in [false, true] {
+        let (left, mut right) = channel::<u8, u8>(&near, &far).await;
+        left.send(0).await.unwrap();
+        left.send(1).await.unwrap();
+        left.close_sending();
+        assert_eq!(right.recv().await.unwrap(), Some(0));
+        assert_eq!(right.peek().await.unwrap(), Some(&1));
+        if close {
+            right.close();
+        } else {
+            drop(right);
+        }
+        assert_eq!(unconsumed(left.wait_closed().await), (1, None));
+    }
+    // Taken after all, it is consumed.
+    let (left, mut right) = channel::<u8, u8>(&near, &far).await;
+    left.send(1).await.unwrap();
+    left.close_sending();
+    assert_eq!(right.peek().await.unwrap(), Some(&1));
+    assert_eq!(right.recv().await.unwrap(), Some(1));
+    drop(right);
+    left.wait_closed().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_was_partly_read_is_not_consumed() {
+    let (near, far) = connect(small()).await;
+    for (read, lost) in [(3, 1), (5, 0)] {
+        let (left, right) = support::raw(&near, &far).await;
+        left.send("bytes".into()).await.unwrap();
+        left.close_sending();
+        let mut right = right.into_stream();
+        right.read_exact(&mut vec![0; read]).await.unwrap();
+        drop(right);
+        match left.wait_closed().await {
+            Ok(()) => assert_eq!(lost, 0),
+            stopped => assert_eq!(unconsumed(stopped), (lost, None)),
+        }
+    }
 }
