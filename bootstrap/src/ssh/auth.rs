@@ -1,5 +1,6 @@
 //! Proving to a server who we are.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse};
@@ -49,14 +50,15 @@ impl AuthError {
     }
 }
 
-/// Authenticates on a fresh connection. Cancelling leaves the connection unusable.
+/// Authenticates on a fresh connection. Returns whether a person gave an answer that holds for this connection alone: a
+/// passphrase is for the keyring and does not count. Cancelling leaves the connection unusable.
 pub(crate) async fn authenticate(
     handle: &mut Handle<Client>,
     config: &Config,
     options: &SshOptions,
     clock: &Clock,
     report: &SharedReport,
-) -> Result<(), AuthError> {
+) -> Result<bool, AuthError> {
     let unverified = report.lock().unwrap_or_else(PoisonError::into_inner).unverified;
     let can_ask = config.prompts > 0 && options.prompter.is_some();
     let methods: Vec<Method> = config
@@ -79,6 +81,7 @@ pub(crate) async fn authenticate(
         keyring: &options.keyring,
         prompts: config.prompts,
         clock,
+        asked: AtomicBool::new(false),
     };
     let conversation = Conversation {
         handle,
@@ -149,7 +152,7 @@ impl From<AuthResult> for Outcome {
 }
 
 impl Conversation<'_> {
-    async fn run(mut self, methods: &[Method], identities: Vec<Identity>) -> Result<(), AuthError> {
+    async fn run(mut self, methods: &[Method], identities: Vec<Identity>) -> Result<bool, AuthError> {
         let mut identities = identities.into_iter();
         let mut failures = 0;
         let mut exhausted: Vec<Method> = Vec::new();
@@ -161,7 +164,7 @@ impl Conversation<'_> {
             let user = self.config.user.clone();
             let result = self.clock.within(self.handle.authenticate_none(user)).await?;
             match Outcome::from(result.map_err(AuthError::Protocol)?) {
-                Outcome::In => return Ok(()),
+                Outcome::In => return Ok(false),
                 Outcome::Refused(left, _) => accepted = Some(self.still_there(left)?),
                 Outcome::Skipped => {}
             }
@@ -182,7 +185,7 @@ impl Conversation<'_> {
                 Method::KeyboardInteractive => self.answer_questions().await?,
             };
             match outcome {
-                Outcome::In => return Ok(()),
+                Outcome::In => return Ok(self.asker.asked.load(Relaxed)),
                 Outcome::Refused(left, partial) => {
                     let left = self.still_there(left)?;
                     accepted = Some(left);
@@ -373,12 +376,16 @@ struct Asker<'a> {
     keyring: &'a Keyring,
     prompts: u32,
     clock: &'a Clock,
+    /// Whether a question was answered.
+    asked: AtomicBool,
 }
 
 impl Asker<'_> {
     async fn ask(&self, question: Question) -> Option<super::options::Secret> {
         let prompter = self.prompter?;
-        self.clock.paused(self.keyring.ask(prompter, question)).await
+        let answer = self.clock.paused(self.keyring.ask(prompter, question)).await;
+        self.asked.fetch_or(answer.is_some(), Relaxed);
+        answer
     }
 
     async fn unlock(&self, path: &std::path::Path) -> Result<Arc<PrivateKey>, KeyFileError> {

@@ -16,7 +16,7 @@ use crate::error::{Class, LaunchError, Step};
 pub(crate) type Raw = HashMap<String, Vec<Vec<String>>>;
 
 /// What a configuration says of keys that are not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Strictness {
     /// Unknown keys are refused. Also what `ask` means to us: nobody is asked.
     Strict,
@@ -27,7 +27,7 @@ pub(crate) enum Strictness {
 }
 
 /// The settings that we honour, with their defaults filled in and their names expanded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Config {
     /// As the user wrote it.
     pub original: String,
@@ -63,7 +63,7 @@ pub(crate) struct Config {
 }
 
 /// Lists of algorithms by name; `None` where the configuration leaves the choice to us.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct AlgorithmSettings {
     pub kex: Option<String>,
     pub host_key: Option<String>,
@@ -73,7 +73,7 @@ pub(crate) struct AlgorithmSettings {
 }
 
 /// A way of authenticating.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Method {
     PublicKey,
     KeyboardInteractive,

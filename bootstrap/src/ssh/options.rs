@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::dial::Dialer;
 use super::gate::Gate;
+use super::jumps::JumpHosts;
 use super::keyring::Keyring;
 use crate::error::Step;
 
@@ -84,8 +85,8 @@ pub enum ConfigFiles {
 /// Nothing is read from the environment: what `ssh` would take from there (the agent's socket, variables that a
 /// configuration names) is given in [`environment`](Self::environment).
 ///
-/// A clone shares the gate and the keyring, so that many connections of one program pass the same gate and a passphrase
-/// is asked for once.
+/// A clone shares the gate, the keyring and the connections to jump hosts, so that many connections of one program pass
+/// the same gate, a passphrase is asked for once, and a jump host is not logged in to for each host behind it.
 #[derive(Clone)]
 pub struct SshOptions {
     /// The `ssh` program that is asked for the effective configuration (`ssh -G`). A name without a slash is looked up
@@ -123,6 +124,8 @@ pub struct SshOptions {
     pub prompter: Option<Arc<dyn Prompter>>,
     /// Keys that were unlocked, kept for further connections.
     pub keyring: Keyring,
+    /// Connections to jump hosts, which the hosts behind them share.
+    pub jump_hosts: JumpHosts,
     /// Makes the connections, those to jump hosts included, from elsewhere than from this machine. A `ProxyCommand` is then an
     /// error, since it would run here, and `BindAddress` has no meaning.
     pub dialer: Option<Arc<dyn Dialer>>,
@@ -152,6 +155,7 @@ impl Default for SshOptions {
             gate: Gate::shared(),
             prompter: None,
             keyring: Keyring::default(),
+            jump_hosts: JumpHosts::default(),
             dialer: None,
             watcher: None,
         }

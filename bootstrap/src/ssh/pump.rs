@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dial::keep_tail;
+use super::ending::Ending;
 use super::prompt::Haste;
 use super::session::Session;
 
@@ -162,7 +163,7 @@ pub(crate) fn start(channel: Channel<Msg>, session: Session, backlog: usize) -> 
         Arc::clone(&shared),
         close.clone(),
         session.haste(),
-        session.ending(),
+        Arc::clone(session.ending()),
     ));
     Arc::new(Link { shared, write, session, _close: close.drop_guard() })
 }
@@ -173,7 +174,7 @@ async fn run(
     shared: Arc<Shared>,
     close: CancellationToken,
     haste: Haste,
-    ending: impl Fn() -> String,
+    ending: Arc<Ending>,
 ) {
     // Once we have closed the channel, the library reports nothing more of it, not even the end. Sending the close is
     // polled beside reading: the session may be waiting for this loop to take what it has.
@@ -206,7 +207,7 @@ async fn run(
         }
     }
     drop(grace);
-    shared.finish(closed, ending);
+    shared.finish(closed, || ending.reason());
 }
 
 fn send_close(write: &Arc<ChannelWriteHalf<Msg>>) -> Pin<Box<dyn Future<Output = ()> + Send>> {

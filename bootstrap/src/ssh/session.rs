@@ -144,7 +144,9 @@ impl Session {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let (Some(parts), Ok(runtime)) = (self.parts.take(), tokio::runtime::Handle::try_current()) else { return };
+        let (Some(parts), Ok(runtime)) = (self.parts.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
         let Parts { mut handle, cut, upstream, .. } = parts;
         // Says goodbye, so that the server need not guess; ends by the server's close or by the limit, and then the
         // stream is cut.

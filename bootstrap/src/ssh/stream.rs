@@ -106,7 +106,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
         if self.cut_while_writing(cx) {
             return Poll::Ready(Err(was_cut()));
         }
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        // A connection that broke cannot be shut down either. The protocol's task must not stumble over that: it has yet
+        // to tell how the connection ended.
+        Pin::new(&mut self.inner).poll_shutdown(cx).map(|_| Ok(()))
     }
 }
 
