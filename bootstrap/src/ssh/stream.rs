@@ -103,11 +103,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A connection that broke or was cut cannot be shut down either. The protocol's task must not stumble over that: it
+        // has yet to tell how the connection ended.
         if self.cut_while_writing(cx) {
-            return Poll::Ready(Err(was_cut()));
+            return Poll::Ready(Ok(()));
         }
-        // A connection that broke cannot be shut down either. The protocol's task must not stumble over that: it has yet
-        // to tell how the connection ended.
         Pin::new(&mut self.inner).poll_shutdown(cx).map(|_| Ok(()))
     }
 }
