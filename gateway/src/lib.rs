@@ -37,6 +37,7 @@
 //!
 //! - [`init`] first thing in `main`; [`Tasks`] and [`Task`] say what a task is, [`Context`] what it knows.
 //! - [`Spec`] says where; [`Gateway::open`] goes there; [`Gateway::call`] runs a task.
+//! - [`Group`] is many gateways, [`MultiChannel`] a task on each of them.
 //! - [`Command`] runs programs there, in the shape of `tokio::process::Command`.
 //! - [`Gateway::output`] is what is printed there.
 //! - [`worker`] has the process-level parts of a worker.
@@ -48,10 +49,12 @@ mod context;
 mod end;
 mod failure;
 mod gateway;
+mod group;
 mod host;
 mod ids;
 mod init;
 mod log;
+mod multi;
 mod open;
 mod output;
 mod process;
@@ -74,8 +77,16 @@ pub use context::Context;
 pub use end::GatewayEnd;
 pub use failure::{Cause, Failure, Panic};
 pub use gateway::Gateway;
+pub use group::{
+    Group, GroupBuilder, IntoSpecs, NotStarted, PartialStart, Plan, StartError, StartFailure, TerminateError,
+    Which,
+};
 pub use host::{Info, RunningTask, Status};
 pub use init::{InitError, init, try_init};
+pub use multi::{
+    Event, MultiChannel, MultiError, MultiReceiver, MultiSender, Received, SendEachError, SendFailure,
+    SendToError, Settled,
+};
 pub use open::{Builder, Mismatch, OpenError};
 pub use output::{Output, PrintStream, Printed};
 pub use process::{Child, Command, CommandError, CommandOutput, Ended, ExitStatus, Stdio};
