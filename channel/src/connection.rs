@@ -1,7 +1,5 @@
 //! A connection: greeting, opening and accepting channels, and its end.
 
-use std::future::poll_fn;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::channel::Channel;
 use crate::codec::{Cbor, Codec};
-use crate::driver::{self, Shared, Writer};
+use crate::driver::{self, List, Shared, Writer};
 use crate::error::{ConnectionError, HandshakeError, OpenError};
 use crate::frame::MAX_REQUEST;
 use crate::mux::{Config, Counters, Key, Mux, OpenFault, Role};
@@ -109,15 +107,9 @@ impl Connection {
         let connection = Connection { inner: Arc::new(Inner { shared: shared.clone() }) };
         driver.spawn(driver::read_loop(shared.clone(), reader));
         driver.spawn(driver::write_loop(shared.clone(), Writer::new(writer, Some(driver.clone()))));
-        let ready = poll_fn(|cx| {
-            shared.with(|state| match state.mux.cause() {
-                Some(cause) => Poll::Ready(Err(cause.clone())),
-                None if state.mux.is_ready() => Poll::Ready(Ok(())),
-                None => {
-                    state.await_change(cx.waker());
-                    Poll::Pending
-                }
-            })
+        let ready = driver::wait(&shared, List::Change, |state| match state.mux.cause() {
+            Some(cause) => Some(Err(cause.clone())),
+            None => state.mux.is_ready().then_some(Ok(())),
         });
         let mut guard = AbortUnlessReady(Some(&shared));
         match tokio::time::timeout(options.handshake_limit, ready).await {
@@ -153,21 +145,18 @@ impl Connection {
             return Err(OpenError::RequestTooLong { len: request.len() });
         }
         let shared = &self.inner.shared;
-        let key = poll_fn(|cx| {
-            shared.with_send(|state| match state.mux.open(true, true, request.clone()) {
+        let opened = driver::wait_to_send(shared, List::Capacity, |state| {
+            match state.mux.open(true, true, request.clone()) {
                 Ok(key) => {
                     state.forget(key);
-                    Poll::Ready(Ok(key))
+                    Some(Ok(key))
                 }
-                Err(OpenFault::Full) => {
-                    state.await_opener(cx.waker());
-                    Poll::Pending
-                }
-                Err(OpenFault::Draining) => Poll::Ready(Err(OpenError::Draining)),
-                Err(OpenFault::Lost(cause)) => Poll::Ready(Err(OpenError::Lost(cause))),
-            })
-        })
-        .await?;
+                Err(OpenFault::Full) => None,
+                Err(OpenFault::Draining) => Some(Err(OpenError::Draining)),
+                Err(OpenFault::Lost(cause)) => Some(Err(OpenError::Lost(cause))),
+            }
+        });
+        let key = opened.await?;
         Ok(Channel::new(shared.clone(), key))
     }
 
@@ -214,19 +203,13 @@ impl Connection {
     /// Cancel safety: nothing is lost.
     pub async fn accept(&self) -> Option<Incoming> {
         let shared = &self.inner.shared;
-        poll_fn(|cx| {
-            shared.with(|state| {
-                if let Some((key, request, sends, receives)) = state.mux.accept() {
-                    state.forget(key);
-                    let shared = shared.clone();
-                    return Poll::Ready(Some(Incoming { shared, key: Some(key), request, sends, receives }));
-                }
-                if !state.mux.may_come() {
-                    return Poll::Ready(None);
-                }
-                state.await_acceptor(cx.waker());
-                Poll::Pending
-            })
+        driver::wait(shared, List::Incoming, |state| {
+            if let Some((key, request, sends, receives)) = state.mux.accept() {
+                state.forget(key);
+                let shared = shared.clone();
+                return Some(Some(Incoming { shared, key: Some(key), request, sends, receives }));
+            }
+            (!state.mux.may_come()).then_some(None)
         })
         .await
     }
@@ -249,17 +232,7 @@ impl Connection {
     ///
     /// Cancel safety: nothing is lost.
     pub async fn ended(&self) -> ConnectionError {
-        let shared = &self.inner.shared;
-        poll_fn(|cx| {
-            shared.with(|state| match state.mux.cause() {
-                Some(cause) => Poll::Ready(cause.clone()),
-                None => {
-                    state.await_change(cx.waker());
-                    Poll::Pending
-                }
-            })
-        })
-        .await
+        driver::wait(&self.inner.shared, List::Change, |state| state.mux.cause().cloned()).await
     }
 
     /// Why the connection ended, if it did.
@@ -279,7 +252,7 @@ impl Connection {
 
     /// What the connection has moved since it began.
     pub fn counters(&self) -> Counters {
-        self.inner.shared.with(|state| state.mux.counters())
+        self.inner.shared.with(|state| state.counters())
     }
 
     /// Bytes of messages that this side holds now, and channels that it knows.

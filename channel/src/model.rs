@@ -13,7 +13,7 @@ use loom::thread;
 use tokio::io::AsyncWrite;
 
 use crate::codec::Raw;
-use crate::driver::{Shared, Wakes, Writer, receive, write_loop};
+use crate::driver::{Parting, Shared, Wakes, Writer, receive, write_loop};
 use crate::error::{ClosedError, RecvError, SendError};
 use crate::frame::{Frame, Hello, Limits, VERSION};
 use crate::mux::{Config, Key, Mux, Role, Transmit};
@@ -306,6 +306,8 @@ fn a_writer_that_is_stuck_ends_with_the_connection() {
             let _ = block_on(sender.send(message(1)));
         });
         abort(&shared);
+        // What the reader does once the farewell has taken too long.
+        drop(Parting(&shared));
         sending.join().expect("it does not panic");
         writing.join().expect("it does not panic");
     });

@@ -49,7 +49,12 @@ pub(crate) struct RecvEnd {
 impl Drop for RecvEnd {
     fn drop(&mut self) {
         let consumed = self.take_consumed();
-        self.shared.with(|state| state.mux.release_receiver(self.key, consumed));
+        let waker = self.shared.with(|state| {
+            let waker = state.unwait_receiver(self.key);
+            state.mux.release_receiver(self.key, consumed);
+            waker
+        });
+        drop(waker);
     }
 }
 
@@ -89,13 +94,15 @@ impl RecvEnd {
         let now = Instant::now();
         let (consumed, cost) = (std::mem::take(&mut self.consumed), std::mem::take(&mut self.consumed_cost));
         let (key, batch) = (self.key, &mut self.batch);
-        let taken = self.shared.with(|state| {
+        let (taken, replaced) = self.shared.with(|state| {
             let taken = state.mux.take(key, consumed, cost, now, batch);
-            if let (Taken::Wait, Some(cx)) = (&taken, &cx) {
-                state.await_receiver(key, cx.waker());
-            }
-            taken
+            let replaced = match (&taken, &cx) {
+                (Taken::Wait, Some(cx)) => state.await_receiver(key, cx.waker()),
+                _ => None,
+            };
+            (taken, replaced)
         });
+        drop(replaced);
         match taken {
             Taken::Messages { report_after, cargo } => {
                 self.report_after = report_after;
@@ -176,7 +183,7 @@ impl<T, C: Codec<T>> Receiver<T, C> {
         match self.next_now(None) {
             Some(received) => received.map_err(TryRecvError::Failed),
             None => {
-                self.end.shared.with(|state| state.unwait_receiver(self.end.key));
+                drop(self.end.shared.with(|state| state.unwait_receiver(self.end.key)));
                 Err(TryRecvError::Empty)
             }
         }
@@ -315,7 +322,7 @@ impl<T, C> Drop for Recv<'_, T, C> {
         // A long message is let in only while somebody waits for it.
         if self.waits {
             let end = &self.receiver.end;
-            end.shared.with(|state| state.unwait_receiver(end.key));
+            drop(end.shared.with(|state| state.unwait_receiver(end.key)));
         }
     }
 }

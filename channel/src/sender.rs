@@ -3,15 +3,16 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::{Cbor, Codec};
-use crate::driver::Shared;
+use crate::driver::{self, List, Place, Shared, Ticket};
 use crate::ends;
 use crate::error::{ClosedError, CodecError, SendError, SendTimeoutError, TrySendError};
 use crate::mux::{Key, SendFault, Sent};
@@ -50,52 +51,66 @@ impl Drop for SendEnd {
 }
 
 /// A message that waits for room. Dropping it takes it back.
-struct Pending<'a> {
-    end: &'a SendEnd,
+struct Pending<H: Deref<Target = Shared>> {
+    shared: H,
+    key: Key,
     payload: Bytes,
     ends: Vec<Key>,
-    ticket: Option<u32>,
-    since: Instant,
+    /// The announcement of a long message.
+    announced: Option<u32>,
+    /// The places in line for room on the channel, and for the channels of its ends.
+    room: Option<Ticket>,
+    capacity: Option<Ticket>,
 }
 
-impl Drop for Pending<'_> {
+impl<H: Deref<Target = Shared>> Drop for Pending<H> {
     fn drop(&mut self) {
-        self.end.shared.with(|state| {
-            if let Some(ticket) = self.ticket {
-                state.mux.withdraw(self.end.key, ticket);
+        if self.announced.is_none() && self.room.is_none() && self.capacity.is_none() {
+            return;
+        }
+        let wakers = self.shared.with(|state| {
+            if let Some(announced) = self.announced {
+                state.mux.withdraw(self.key, announced);
             }
-            state.add_blocked(self.end.key, self.since.elapsed());
+            (
+                state.leave(List::Room(self.key), &mut self.room),
+                state.leave(List::Capacity, &mut self.capacity),
+            )
         });
+        drop(wakers);
     }
 }
 
-impl Pending<'_> {
+impl<H: Deref<Target = Shared>> Pending<H> {
+    fn new(shared: H, key: Key, payload: Bytes, ends: Vec<Key>, announced: Option<u32>) -> Pending<H> {
+        Pending { shared, key, payload, ends, announced, room: None, capacity: None }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let payload = Payload::Shared(self.payload.clone());
-        let key = self.end.key;
-        let sent = self.end.shared.with(|state| {
-            let sent = state.mux.send(key, &payload, &self.ends, self.ticket);
-            if let Ok(Sent::Wait(_)) = sent {
-                state.await_sender(key, cx.waker());
-                if !self.ends.is_empty() {
-                    state.await_opener(cx.waker());
-                }
-            }
-            sent
+        let (room, capacity) = (List::Room(self.key), List::Capacity);
+        let (sent, wakers) = self.shared.with(|state| {
+            let sent = state.mux.send(self.key, &payload, &self.ends, self.announced);
+            let wakers = if let Ok(Sent::Wait(_)) = sent {
+                let waits = !self.ends.is_empty();
+                (
+                    state.enter(room, &mut self.room, cx.waker()),
+                    waits.then(|| state.enter(capacity, &mut self.capacity, cx.waker())).flatten(),
+                )
+            } else {
+                (state.leave(room, &mut self.room), state.leave(capacity, &mut self.capacity))
+            };
+            (sent, wakers)
         });
+        drop(wakers);
+        self.announced = None;
         match sent {
-            Ok(Sent::Taken) => {
-                self.ticket = None;
-                Poll::Ready(Ok(()))
-            }
-            Ok(Sent::Wait(ticket)) => {
-                self.ticket = ticket;
+            Ok(Sent::Taken) => Poll::Ready(Ok(())),
+            Ok(Sent::Wait(announced)) => {
+                self.announced = announced;
                 Poll::Pending
             }
-            Err(fault) => {
-                self.ticket = None;
-                Poll::Ready(Err(send_error(fault, self.payload.len())))
-            }
+            Err(fault) => Poll::Ready(Err(send_error(fault, self.payload.len()))),
         }
     }
 }
@@ -179,15 +194,15 @@ impl<T, C: Codec<T>> Sender<T, C> {
     ///
     /// Cancel safety: a dropped `send` has sent nothing. The value is lost.
     pub async fn send(&self, value: T) -> Result<(), SendError> {
-        let (payload, ends, ticket) = match self.attempt(&value, true)? {
+        let (payload, ends, announced) = match self.attempt(&value, true)? {
             Attempt::Taken => return Ok(()),
-            Attempt::Full(payload, ends, ticket) => (payload, ends, ticket),
+            Attempt::Full(payload, ends, announced) => (payload, ends, announced),
             Attempt::Greedy(payload, ends) => {
                 tokio::task::yield_now().await;
                 (payload, ends, None)
             }
         };
-        let mut pending = Pending { end: &self.end, payload, ends, ticket, since: Instant::now() };
+        let mut pending = Pending::new(&*self.end.shared, self.end.key, payload, ends, announced);
         let sent = poll_fn(|cx| pending.poll(cx)).await;
         drop(pending);
         // Only now: ends in the value must stay alive until they have left.
@@ -223,16 +238,20 @@ impl<T, C: Codec<T>> Sender<T, C> {
         self.end.shared.with(|state| state.mux.piece(self.end.key))
     }
 
+    /// A place in line for [`poll_room`](Self::poll_room).
+    pub(crate) fn room(&self) -> Place<Arc<Shared>> {
+        Place::new(self.end.shared.clone(), List::Room(self.end.key))
+    }
+
     /// Waits until a small message would probably be taken at once, or the channel takes no more.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>, bytes: usize) -> Poll<()> {
+    pub(crate) fn poll_room(
+        &self,
+        room: &mut Place<Arc<Shared>>,
+        cx: &mut Context<'_>,
+        bytes: usize,
+    ) -> Poll<()> {
         let key = self.end.key;
-        self.end.shared.with(|state| {
-            if state.mux.is_closed(key) || state.mux.has_room(key, bytes) {
-                return Poll::Ready(());
-            }
-            state.await_sender(key, cx.waker());
-            Poll::Pending
-        })
+        room.poll(cx, |state| (state.mux.is_closed(key) || state.mux.has_room(key, bytes)).then_some(()))
     }
 }
 
@@ -259,21 +278,11 @@ impl<T, C> Sender<T, C> {
     ///
     /// Cancel safety: nothing is lost.
     pub async fn wait_closed(&self) -> Result<(), ClosedError> {
-        poll_fn(|cx| self.poll_closed(cx.waker())).await
-    }
-
-    fn poll_closed(&self, waker: &Waker) -> Poll<Result<(), ClosedError>> {
         let key = self.end.key;
-        self.end.shared.with(|state| match state.mux.ending(key) {
-            None => {
-                state.await_sender(key, waker);
-                Poll::Pending
-            }
-            Some(ending) => Poll::Ready(ending),
-        })
+        driver::wait(&self.end.shared, List::End(key), |state| state.mux.ending(key)).await
     }
 
-    /// How long sends have waited for room on this channel, all together.
+    /// How long sends have waited for room on this channel, all together, those that wait now included.
     pub fn blocked(&self) -> Duration {
         self.end.shared.with(|state| state.blocked(self.end.key))
     }

@@ -9,9 +9,11 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::channel::Channel;
 use crate::codec::Raw;
+use crate::driver::{Place, Shared};
 use crate::error::{RecvError, SendError, TrySendError};
 use crate::receiver::Receiver;
 use crate::sender::Sender;
+use crate::sync::Arc;
 
 /// The most that one write puts into a message.
 const WRITE: usize = 32 * 1024;
@@ -27,6 +29,8 @@ pub struct ByteReader {
 /// written before is delivered.
 #[derive(Debug)]
 pub struct ByteWriter {
+    /// Before `sender`, which must not end while somebody is in line.
+    room: Place<Arc<Shared>>,
     sender: Sender<Bytes, Raw>,
 }
 
@@ -49,7 +53,7 @@ impl Receiver<Bytes, Raw> {
 impl Sender<Bytes, Raw> {
     /// This end as a stream of bytes.
     pub fn into_writer(self) -> ByteWriter {
-        ByteWriter { sender: self }
+        ByteWriter { room: self.room(), sender: self }
     }
 }
 
@@ -137,15 +141,16 @@ impl AsyncWrite for ByteWriter {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        let ByteWriter { room, sender } = self.get_mut();
         // A message longer than the window would have to be announced; a piece of it goes at once.
-        let mut amount = buf.len().min(WRITE).min(self.sender.piece());
+        let mut amount = buf.len().min(WRITE).min(sender.piece());
         loop {
-            ready!(self.sender.poll_room(cx, amount));
-            match self.sender.try_send(Bytes::copy_from_slice(&buf[..amount])) {
+            ready!(sender.poll_room(room, cx, amount));
+            match sender.try_send(Bytes::copy_from_slice(&buf[..amount])) {
                 Ok(()) => return Poll::Ready(Ok(amount)),
                 Err(TrySendError::Failed(error)) => return Poll::Ready(Err(write_error(error))),
                 // Another writer was quicker, or the window has become smaller.
-                Err(TrySendError::Full(_)) => amount = amount.min(self.sender.piece()),
+                Err(TrySendError::Full(_)) => amount = amount.min(sender.piece()),
             }
         }
     }

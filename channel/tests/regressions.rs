@@ -12,7 +12,7 @@ use farcall_channel::{
     Options, RecvError, Role, SendError, Sender,
 };
 use serde::{Serialize, Serializer};
-use support::{channel, connect, small};
+use support::{Kept, channel, connect, small};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
@@ -97,28 +97,13 @@ async fn a_send_from_a_thread_without_a_runtime_may_write_by_itself() {
     drop(left);
 }
 
-/// A value that lets a handle survive the journey of its end.
-struct Shared(Arc<Sender<u32>>);
-
-impl Serialize for Shared {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Shared {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Sender::deserialize(deserializer).map(|sender| Shared(Arc::new(sender)))
-    }
-}
-
 #[tokio::test]
 async fn a_handle_whose_end_has_left_is_closed_and_never_another_channels() {
     let (near, far) = connect(small()).await;
-    let (left, mut right) = channel::<Shared, Shared>(&near, &far).await;
+    let (left, mut right) = channel::<Kept<u32>, Kept<u32>>(&near, &far).await;
     let (sender, mut receiver) = near.pair::<u32>();
     let kept = Arc::new(sender);
-    left.send(Shared(kept.clone())).await.unwrap();
+    left.send(Kept(kept.clone())).await.unwrap();
     let there = right.recv().await.unwrap().unwrap();
     // Takes the place that the end had.
     let (other, mut other_receiver) = near.pair::<u32>();
@@ -157,9 +142,9 @@ async fn what_one_encoding_left_behind_does_not_reach_the_next() {
     let (left, _right) = channel::<Panics, Panics>(&near, &far).await;
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| left.try_send(Panics(sender))));
     assert!(panicked.is_err());
-    let (left, mut right) = channel::<Shared, Shared>(&near, &far).await;
+    let (left, mut right) = channel::<Kept<u32>, Kept<u32>>(&near, &far).await;
     let (sender, mut receiver) = near.pair::<u32>();
-    left.send(Shared(Arc::new(sender))).await.unwrap();
+    left.send(Kept(Arc::new(sender))).await.unwrap();
     right.recv().await.unwrap().unwrap().0.send(3).await.unwrap();
     assert_eq!(receiver.recv().await.unwrap(), Some(3));
 }

@@ -150,6 +150,7 @@ fn amount(unit: Unit, number: f64) -> String {
     match unit {
         Unit::Microseconds => format!("{number:.2} us"),
         Unit::Milliseconds => format!("{number:.2} ms"),
+        Unit::Ratio => format!("{number:.3}"),
         Unit::Bytes => format!("{number:.0} B"),
         Unit::MebibytesPerSecond => format!("{number:.0} MiB/s"),
         Unit::PerSecond if number >= 1e6 => format!("{:.2} M/s", number / 1e6),
@@ -172,6 +173,7 @@ impl Unit {
             Unit::MebibytesPerSecond => "MiB/s",
             Unit::Bytes => "B",
             Unit::Milliseconds => "ms",
+            Unit::Ratio => "ratio",
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum Unit {
     MebibytesPerSecond,
     Bytes,
     Milliseconds,
+    /// Of two rates.
+    Ratio,
 }
 
 /// What a number has to reach, alone or relative to a peer's.

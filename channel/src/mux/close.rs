@@ -46,8 +46,18 @@ impl Mux {
         }
     }
 
+    /// Whether a reason is still to be told to the peer.
+    pub(crate) fn has_farewell(&self) -> bool {
+        self.farewell.is_some() && (self.hello_sent || self.hello_owed)
+    }
+
     /// The byte stream from the peer ended.
     pub fn handle_eof(&mut self) {
+        self.end(self.cause_of_eof());
+    }
+
+    /// What the end of the byte stream from the peer would mean now.
+    pub(crate) fn cause_of_eof(&self) -> ConnectionError {
         // Channels that one side opened before it knew that the other closes the connection never came to be.
         let over = self.ids.keys().all(|&id| {
             let (closing, last) = if self.is_ours(id) {
@@ -57,12 +67,11 @@ impl Mux {
             };
             closing && id > last
         });
-        let cause = match (self.draining, self.peer_draining) {
+        match (self.draining, self.peer_draining) {
             (true, _) if over => ConnectionError::Closed,
             (_, true) if over => ConnectionError::ClosedByPeer,
             _ => ConnectionError::Eof,
-        };
-        self.end(cause);
+        }
     }
 
     /// Ends the connection for this cause; only the first counts.

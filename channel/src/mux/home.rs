@@ -23,6 +23,8 @@ impl Mux {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let window = self.peer.initial_window;
+        self.tell_writable(end);
+        self.tell_readable(end);
         let slot = self.slot(end);
         // The handle that is dropped with the message means nothing any more.
         slot.generation = generation;

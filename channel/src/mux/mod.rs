@@ -43,6 +43,7 @@ use crate::frame::Limits;
 use crate::queue::Spares;
 pub use crate::queue::{Payload, Queue};
 use liveness::Liveness;
+
 /// What happened that somebody waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -130,6 +131,9 @@ pub struct Counters {
     pub messages_received: u64,
     /// Their bytes.
     pub bytes_received: u64,
+    /// How long sends have waited for room on their channels, all together, those that wait now included. A [`Mux`] knows
+    /// no time: its own is zero.
+    pub blocked: Duration,
 }
 
 /// A protocol step, for tracing.
@@ -143,6 +147,27 @@ pub struct Step {
     pub id: u64,
     /// Bytes of its payload.
     pub len: usize,
+}
+
+/// A channel's beginning or end, for tracing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It has its id.
+    Opened {
+        /// The id.
+        id: u64,
+        /// This side opened it.
+        ours: bool,
+    },
+    /// Both directions have ended on both sides, or the connection has.
+    Ended {
+        /// The id.
+        id: u64,
+        /// Messages and bytes taken for sending.
+        sent: (u64, u64),
+        /// Messages and bytes that came.
+        received: (u64, u64),
+    },
 }
 
 #[derive(Debug)]
@@ -204,6 +229,7 @@ pub struct Mux {
     counters: Counters,
     /// Collected while tracing.
     steps: Option<Vec<Step>>,
+    lives: Option<Vec<Life>>,
 }
 
 impl Mux {
@@ -247,6 +273,7 @@ impl Mux {
             liveness: Liveness::new(now, config.heartbeat, config.lease),
             counters: Counters::default(),
             steps: None,
+            lives: None,
             config,
         }
     }
@@ -296,6 +323,18 @@ impl Mux {
         self.steps.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Starts or stops collecting [`Life`]s.
+    pub fn watch(&mut self, on: bool) {
+        if on != self.lives.is_some() {
+            self.lives = on.then(Vec::new);
+        }
+    }
+
+    /// The beginnings and ends of channels since the last call.
+    pub fn poll_lives(&mut self) -> Vec<Life> {
+        self.lives.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     fn step(&mut self, sent: bool, kind: &'static str, id: u64, len: usize) {
         if let Some(steps) = &mut self.steps {
             steps.push(Step { sent, kind, id, len });
@@ -315,7 +354,7 @@ impl Mux {
     }
 
     /// Whether `key` still means the channel that it was made for.
-    fn is_live(&self, key: Key) -> bool {
+    pub(crate) fn is_live(&self, key: Key) -> bool {
         self.slots.get(key.index()).is_some_and(|slot| slot.generation == key.generation)
     }
 }

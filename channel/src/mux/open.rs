@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::slot::{OutState, Slot};
-use super::{Key, Mux, OpenFault, Phase};
+use super::{Key, Life, Mux, OpenFault, Phase};
 use crate::frame::MAX_REQUEST;
 
 impl Mux {
@@ -42,6 +42,9 @@ impl Mux {
         slot.ours = true;
         slot.announced = false;
         slot.counted = true;
+        if let Some(lives) = &mut self.lives {
+            lives.push(Life::Opened { id, ours: true });
+        }
         self.ids.insert(id, key);
         self.opens.push_back(key);
     }

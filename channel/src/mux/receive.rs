@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::liveness::Verdict;
 use super::slot::{Assembly, InState, OutState, Slot};
-use super::{Event, Key, Mux, Phase};
+use super::{Event, Key, Life, Mux, Phase};
 use crate::error::{ConnectionError, Violation};
 use crate::flow::{MAX_CREDIT, cost};
 use crate::frame::{Carried, FIRST_LEN, Frame, HEADER_LEN, HELLO_LEN, Header, Hello};
@@ -272,6 +272,9 @@ impl Mux {
         }
         if window > MAX_CREDIT {
             return Err(Violation::Credit { id });
+        }
+        if let Some(lives) = &mut self.lives {
+            lives.push(Life::Opened { id, ours: false });
         }
         self.highest = id;
         self.theirs_open += 1;

@@ -165,7 +165,7 @@ impl Mux {
         }
     }
 
-    /// Asks for an [`Event::Writable`] at the next change of the sending direction; `None` if it ended already.
+    /// Asks for an [`Event::Writable`] at the next change of the sending direction.
     pub fn await_sender(&mut self, key: Key) {
         if self.is_live(key) {
             self.slot(key).out.want = true;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::slot::InState;
-use super::{Event, Key, Mux, Phase, Queue, Taken};
+use super::{Event, Key, Life, Mux, Phase, Queue, Taken};
 use crate::error::RemoteError;
 use crate::frame::MAX_ERROR;
 
@@ -221,6 +221,11 @@ impl Mux {
         let slot = &mut self.slots[key.index()];
         if slot.counted && (slot.is_over() || closed) {
             slot.counted = false;
+            if let Some(lives) = &mut self.lives {
+                let (sent, received) =
+                    ((slot.out.accepted, slot.out.bytes), (slot.into.received, slot.into.bytes));
+                lives.push(Life::Ended { id: slot.id, sent, received });
+            }
             self.ids.remove(&slot.id);
             if self.recent.0 == slot.id {
                 self.recent.0 = 0;

@@ -198,6 +198,9 @@ impl Mux {
 
     /// The end leaves; its partner becomes a channel on the wire.
     fn depart(&mut self, end: Key, stays: Key, carried: Carried) {
+        // The handle means nothing any more: whoever waits with it learns that now.
+        self.tell_writable(end);
+        self.tell_readable(end);
         let mut leaves = self.slots.remove(end.index());
         let window = self.peer.initial_window;
         let slot = self.slot(stays);
@@ -318,7 +321,7 @@ impl Mux {
 
     /// The end that travelled as number `index` in message `number` of `carrier`, with its directions `(sends, receives)`.
     pub fn claim(&mut self, carrier: Key, number: u64, index: u16) -> Option<(Key, bool, bool)> {
-        let extra = self.slot(carrier).extra.as_mut()?;
+        let extra = self.slots.get_mut(carrier.index())?.extra.as_mut()?;
         let place = extra.cargo.iter().position(|(message, at, _)| (*message, *at) == (number, index))?;
         let (_, _, key) = extra.cargo.swap_remove(place);
         let slot = self.slot(key);

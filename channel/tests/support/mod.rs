@@ -4,8 +4,11 @@
 
 pub(crate) mod raw;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use farcall_channel::{Cbor, Channel, Codec, Config, Connection, Options, Raw, Role};
+use farcall_channel::{Cbor, Channel, Codec, Config, Connection, Options, Raw, Role, Sender};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Small limits, so that edges happen often.
 pub(crate) fn small() -> Config {
@@ -59,4 +62,22 @@ pub(crate) async fn raw(
     let left = near.open_with("bytes").await.unwrap();
     let right = far.accept().await.unwrap().accept_with();
     (left, right)
+}
+
+/// A value that lets a handle survive the journey of its end.
+pub(crate) struct Kept<T>(pub(crate) Arc<Sender<T>>);
+
+impl<T> Serialize for Kept<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Kept<T>
+where
+    Cbor: Codec<T>,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Sender::deserialize(deserializer).map(|sender| Kept(Arc::new(sender)))
+    }
 }
