@@ -1,22 +1,34 @@
 //! Both ends' directions together.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+
+use futures_core::Stream;
+use futures_sink::Sink;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::{Cbor, Codec};
 use crate::driver::Shared;
 use crate::ends;
-use crate::error::{ClosedError, RecvError, SendError, TryRecvError, TrySendError};
+use crate::error::{ClosedError, RecvError, SendError, SendTimeoutError, TryRecvError, TrySendError};
 use crate::mux::Key;
 use crate::receiver::{Receiver, Recv, RecvEnd};
 use crate::sender::{SendEnd, Sender};
+use crate::sink::Waiting;
 use crate::sync::Arc;
 
 /// A channel's end that sends `S`s and receives `R`s.
 ///
 /// Dropping it closes the sending direction after what was sent, and tells the peer to stop sending. As a whole it may travel
 /// inside a message, as long as nothing was received on it.
+///
+/// It is a `Stream` of what it receives, and a `Sink` of what it sends. As a `Sink` it keeps one message while there is no
+/// room, which is lost by dropping or [splitting](Self::split) it: flush first. What [`send`](Self::send) takes meanwhile may
+/// go before it. `start_send` panics unless `poll_ready` was ready before, as `Sink` demands.
 pub struct Channel<S, R, C = Cbor> {
+    /// Before `sender`, which must not end while somebody is in line.
+    waiting: Waiting<S>,
     sender: Sender<S, C>,
     receiver: Receiver<R, C>,
 }
@@ -28,6 +40,7 @@ pub struct NotOneChannel<S, R, C>(pub Sender<S, C>, pub Receiver<R, C>);
 impl<S, R, C: Codec<S> + Codec<R>> Channel<S, R, C> {
     pub(crate) fn new(shared: Arc<Shared>, key: Key) -> Channel<S, R, C> {
         Channel {
+            waiting: Waiting::new(),
             sender: Sender::new(SendEnd { shared: shared.clone(), key }),
             receiver: Receiver::new(RecvEnd::new(shared, key)),
         }
@@ -45,7 +58,7 @@ impl<S, R, C: Codec<S> + Codec<R>> Channel<S, R, C> {
     ) -> Result<Channel<S, R, C>, NotOneChannel<S, R, C>> {
         let (out, into) = (&sender.end, &receiver.end);
         if Arc::ptr_eq(&out.shared, &into.shared) && out.key == into.key {
-            Ok(Channel { sender, receiver })
+            Ok(Channel { waiting: Waiting::new(), sender, receiver })
         } else {
             Err(NotOneChannel(sender, receiver))
         }
@@ -59,6 +72,11 @@ impl<S, R, C: Codec<S> + Codec<R>> Channel<S, R, C> {
     /// See [`Sender::try_send`].
     pub fn try_send(&self, value: S) -> Result<(), TrySendError<S>> {
         self.sender.try_send(value)
+    }
+
+    /// See [`Sender::send_timeout`].
+    pub async fn send_timeout(&self, value: S, limit: Duration) -> Result<(), SendTimeoutError> {
+        self.sender.send_timeout(value, limit).await
     }
 
     /// See [`Receiver::recv`].
@@ -79,6 +97,11 @@ impl<S, R, C: Codec<S> + Codec<R>> Channel<S, R, C> {
     /// See [`Receiver::peek`].
     pub async fn peek(&mut self) -> Result<Option<&R>, RecvError> {
         self.receiver.peek().await
+    }
+
+    /// See [`Receiver::is_ready`].
+    pub fn is_ready(&self) -> bool {
+        self.receiver.is_ready()
     }
 
     /// Closes the sending direction; receiving goes on. See [`Sender::close`].
@@ -125,6 +148,39 @@ impl<S, R, C: Codec<S> + Codec<R>> Channel<S, R, C> {
     }
 }
 
+impl<S, R, C> Unpin for Channel<S, R, C> {}
+
+impl<S, R, C: Codec<R>> Stream for Channel<S, R, C> {
+    type Item = Result<R, RecvError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.receiver).poll_next(cx)
+    }
+}
+
+impl<S, R, C: Codec<S>> Sink<S> for Channel<S, R, C> {
+    type Error = SendError;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.waiting.poll_ready(cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, value: S) -> Result<(), SendError> {
+        let Channel { waiting, sender, .. } = &mut *self;
+        waiting.start_send(sender, value)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.waiting.poll_ready(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        ready!(self.waiting.poll_ready(cx))?;
+        self.sender.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S, R, C> std::fmt::Debug for Channel<S, R, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Channel").field("channel", &self.sender.id()).finish_non_exhaustive()
@@ -133,6 +189,9 @@ impl<S, R, C> std::fmt::Debug for Channel<S, R, C> {
 
 impl<S, R, C> Serialize for Channel<S, R, C> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        if !self.waiting.is_empty() {
+            return Err(serde::ser::Error::custom(ends::in_use()));
+        }
         serializer.serialize_u16(self.receiver.embark(true).map_err(serde::ser::Error::custom)?)
     }
 }

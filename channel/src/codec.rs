@@ -52,7 +52,12 @@ pub trait Codec<T> {
     }
 }
 
-/// CBOR (RFC 8949) by serde: any type that implements `Serialize` and `DeserializeOwned`, ends of channels in it included.
+/// CBOR (RFC 8949) by serde: the codec of any type that implements both `Serialize` and `DeserializeOwned`, ends of channels in
+/// it included.
+///
+/// `Cbor: Codec<T>` stands for these two bounds: wherever a channel of `T`s is made, on the side that only sends and on the side
+/// that only receives as well, so that both name one type. A type that borrows, or implements only one of them, needs a
+/// [`Codec`] of its own.
 #[derive(Debug)]
 pub enum Cbor {}
 

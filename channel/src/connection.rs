@@ -96,6 +96,10 @@ impl Connection {
     /// Greets the peer over a byte stream and starts the two loops that move bytes.
     ///
     /// Cancel safety: a dropped `start` ends the connection.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime: also with [`Options::driver`], since the limit of the handshake is kept by the
+    /// current one, which needs its time enabled, as the driver's does.
     pub async fn start(
         reader: impl AsyncRead + Send + 'static,
         writer: impl AsyncWrite + Send + 'static,
@@ -161,6 +165,9 @@ impl Connection {
     }
 
     /// Two ends, one sending and one receiving, both here until one of them travels inside a message.
+    ///
+    /// Making them needs nothing of the peer. The message in which one travels does: it opens a channel, so its send waits while
+    /// as many are open as the peer allows ([`Config::max_channels`]), and [`Sender::try_send`] finds no room.
     pub fn pair<T>(&self) -> (Sender<T>, Receiver<T>)
     where
         Cbor: Codec<T>,
@@ -178,7 +185,8 @@ impl Connection {
         )
     }
 
-    /// Two ends of a channel with both directions, both here until one of them travels inside a message.
+    /// Two ends of a channel with both directions, both here until one of them travels inside a message; see
+    /// [`pair`](Self::pair).
     pub fn channel_pair<S, R>(&self) -> (Channel<S, R>, Channel<R, S>)
     where
         Cbor: Codec<S> + Codec<R>,
@@ -217,13 +225,19 @@ impl Connection {
     /// Closes the connection in order: no more channels; when the last one has ended on both sides, the byte stream ends.
     /// Returns how the connection ended.
     ///
+    /// That waits for the channels of this side, too: one that is still in scope where `close` is awaited, an
+    /// [`Incoming`] not yet taken, or a handle kept by another task keeps the connection open, for ever if nobody drops or
+    /// ends it. Drop them first, or [`abort`](Self::abort). Both ends of a [`pair`](Self::pair) here count for nothing.
+    ///
     /// Cancel safety: a dropped `close` goes on closing.
     pub async fn close(&self) -> ConnectionError {
         self.inner.shared.with(|state| state.mux.drain());
         self.ended().await
     }
 
-    /// Ends the connection at once; every channel of both sides reports it, with this reason.
+    /// Ends the connection at once; every channel of both sides reports it, with this reason, of which the peer is told at most
+    /// 8 KiB. What was sent and not yet delivered may be lost. If the byte stream takes nothing, the peer is not told after
+    /// two seconds.
     pub fn abort(&self, reason: &str) {
         self.inner.shared.with(|state| state.mux.abort(reason));
     }

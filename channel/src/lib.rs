@@ -12,7 +12,8 @@
 //!
 //! Below that, [`frame`] documents the wire format, and [`mux`] is the protocol without any input or output.
 //!
-//! This crate prints nothing and reads no environment. It emits `tracing` events at level `TRACE` for each frame.
+//! This crate prints nothing and reads no environment. It emits `tracing` events: at level `DEBUG` for a handshake that failed, the
+//! end of a connection, and the beginning and the end of each channel; at level `TRACE` for each frame.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ pub mod mux;
 mod queue;
 mod receiver;
 mod sender;
+mod sink;
 mod slice;
 mod stream;
 mod sync;
@@ -47,6 +49,7 @@ pub use error::{
 };
 pub use mux::{Config, Counters, Role};
 pub use receiver::{Receiver, Recv};
-pub use sender::{SendSink, Sender};
+pub use sender::Sender;
+pub use sink::SendSink;
 pub use stream::{ByteReader, ByteStream, ByteWriter};
 pub use thread::DriverThread;

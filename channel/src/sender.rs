@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -51,7 +50,7 @@ impl Drop for SendEnd {
 }
 
 /// A message that waits for room. Dropping it takes it back.
-struct Pending<H: Deref<Target = Shared>> {
+pub(crate) struct Pending<H: Deref<Target = Shared>> {
     shared: H,
     key: Key,
     payload: Bytes,
@@ -86,7 +85,7 @@ impl<H: Deref<Target = Shared>> Pending<H> {
         Pending { shared, key, payload, ends, announced, room: None, capacity: None }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let payload = Payload::Shared(self.payload.clone());
         let (room, capacity) = (List::Room(self.key), List::Capacity);
         let (sent, wakers) = self.shared.with(|state| {
@@ -210,6 +209,16 @@ impl<T, C: Codec<T>> Sender<T, C> {
         sent
     }
 
+    /// Offers a message: what waits is to be polled until it is sent.
+    pub(crate) fn begin(&self, value: &T) -> Result<Option<Pending<Arc<Shared>>>, SendError> {
+        let (payload, ends, announced) = match self.attempt(value, false)? {
+            Attempt::Taken => return Ok(None),
+            Attempt::Full(payload, ends, announced) => (payload, ends, announced),
+            Attempt::Greedy(payload, ends) => (payload, ends, None),
+        };
+        Ok(Some(Pending::new(self.end.shared.clone(), self.end.key, payload, ends, announced)))
+    }
+
     /// Sends a message if there is room now. One that is longer than the channel's window needs [`send`](Self::send).
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         match self.attempt(&value, false) {
@@ -318,61 +327,5 @@ impl<'de, T, C: Codec<T>> Deserialize<'de> for Sender<T, C> {
         let index = u16::deserialize(deserializer)?;
         let (shared, key) = ends::disembark(index, true, false).map_err(serde::de::Error::custom)?;
         Ok(Sender::new(SendEnd { shared, key }))
-    }
-}
-
-type Sending = Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>;
-
-/// A `Sink` keeps one message while there is no room. Dropping it loses that one; flush first.
-pub struct SendSink<T, C: Codec<T> = Cbor> {
-    sender: std::sync::Arc<Sender<T, C>>,
-    sending: Option<Sending>,
-}
-
-impl<T, C> Sender<T, C>
-where
-    T: Send + 'static,
-    C: Codec<T> + 'static,
-{
-    /// This end as a `Sink`.
-    pub fn into_sink(self) -> SendSink<T, C> {
-        SendSink { sender: std::sync::Arc::new(self), sending: None }
-    }
-}
-
-impl<T, C> futures_sink::Sink<T> for SendSink<T, C>
-where
-    T: Send + 'static,
-    C: Codec<T> + 'static,
-{
-    type Error = SendError;
-
-    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        let Some(sending) = &mut self.sending else { return Poll::Ready(Ok(())) };
-        let sent = std::task::ready!(sending.as_mut().poll(cx));
-        self.sending = None;
-        Poll::Ready(sent)
-    }
-
-    fn start_send(mut self: Pin<&mut Self>, value: T) -> Result<(), SendError> {
-        match self.sender.try_send(value) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Failed(error)) => Err(error),
-            Err(TrySendError::Full(value)) => {
-                let sender = self.sender.clone();
-                self.sending = Some(Box::pin(async move { sender.send(value).await }));
-                Ok(())
-            }
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        self.poll_ready(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        std::task::ready!(self.as_mut().poll_ready(cx))?;
-        self.sender.close();
-        Poll::Ready(Ok(()))
     }
 }

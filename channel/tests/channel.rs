@@ -381,3 +381,59 @@ async fn two_senders_on_one_end_never_interleave() {
         task.await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_channel_is_a_stream_and_a_sink() {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    use futures_core::Stream;
+    use futures_sink::Sink;
+    let (near, far) = connect(small()).await;
+    let (mut left, mut right) = channel::<Vec<u8>, u32>(&near, &far).await;
+    let sending = async {
+        for number in 0..200u32 {
+            poll_fn(|cx| Pin::new(&mut left).poll_ready(cx)).await.unwrap();
+            // Some fit the window, some do not.
+            Pin::new(&mut left).start_send(vec![1; number as usize * 3]).unwrap();
+        }
+        poll_fn(|cx| Pin::new(&mut left).poll_flush(cx)).await.unwrap();
+        poll_fn(|cx| Pin::new(&mut left).poll_close(cx)).await.unwrap();
+        assert!(left.is_closed());
+        left.wait_closed().await.unwrap();
+    };
+    let receiving = async {
+        let mut number = 0;
+        while let Some(message) = poll_fn(|cx| Pin::new(&mut right).poll_next(cx)).await {
+            assert_eq!(message.unwrap().len(), number * 3);
+            number += 1;
+        }
+        assert_eq!(number, 200);
+    };
+    tokio::join!(sending, receiving);
+
+    // One that is not flushed is lost, and its place in line with it.
+    let (mut left, mut right) = channel::<Vec<u8>, u32>(&near, &far).await;
+    poll_fn(|cx| Pin::new(&mut left).poll_ready(cx)).await.unwrap();
+    Pin::new(&mut left).start_send(vec![1; 50_000]).unwrap();
+    let (sender, _receiver) = left.split();
+    sender.send(vec![2]).await.unwrap();
+    assert_eq!(right.recv().await.unwrap(), Some(vec![2]));
+}
+
+#[tokio::test]
+async fn a_channel_sends_and_receives_with_time_limits() {
+    let (near, far) = connect(small()).await;
+    let (left, mut right) = channel::<u64, u64>(&near, &far).await;
+    let limit = Duration::from_millis(5);
+    assert!(matches!(right.recv_timeout(limit).await, Err(TryRecvError::Empty)));
+    assert!(!right.is_ready());
+    let mut sent = 0;
+    while left.send_timeout(sent, limit).await.is_ok() {
+        sent += 1;
+    }
+    assert!(sent > 0 && !left.is_closed());
+    for number in 0..sent {
+        assert_eq!(right.recv_timeout(Duration::from_secs(60)).await.unwrap(), Some(number));
+    }
+}
