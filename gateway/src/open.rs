@@ -311,7 +311,7 @@ impl Builder {
         options.greeting = greeting();
         tracing::debug!(gateway = %role.id, %place, "launch");
         let launched = farcall_bootstrap::launch(&target, &program, &options).await?;
-        let Launched { reader, writer, stderr, process, platform, delivery } = launched;
+        let Launched { reader, writer, stderr, process, platform, delivery, .. } = launched;
         let config = Config { heartbeat: life.heartbeat, lease: life.lease, ..self.config };
         let options = Options { config, driver: Some(driver.clone()), ..Options::default() };
         let started = Connection::start(reader, writer, farcall_channel::Role::Coordinator, options).await;
