@@ -20,14 +20,17 @@
 //! # Frames
 //!
 //! A header of [`HEADER_LEN`] bytes (kind `u8`, flags `u8`, payload length `u16`, channel `u64`), then the payload. A
-//! payload is at most 65,535 bytes by construction, so a peer never chooses the size of an allocation.
+//! payload is at most 65,535 bytes by construction, so a peer never chooses the size of an allocation. Only the parts of a
+//! longer message, `FIRST` and `NEXT`, may be longer: they have no flags, and there that byte is the highest of a length of
+//! 24 bits. A part is never gathered before it is handled: its bytes go where the message is put together as they come, into
+//! room that the sender had credit for. So a long message passes without being copied once more.
 //!
 //! | kind | flags | payload | meaning |
 //! |---|---|---|---|
 //! | `OPEN` 1 | `SENDS` 1, `RECEIVES` 2, `CARRIED` 4 | window `u32`; with `CARRIED`: carrier `u64`, message `u64`, index `u16`; request ≤ 1,024 B | a new channel; the flags say which directions the opener uses |
 //! | `DATA` 2 | | bytes | one whole message |
-//! | `FIRST` 3 | | total length `u64`, bytes | a message that does not fit a frame or the credit begins; without bytes it only announces the length |
-//! | `NEXT` 4 | | bytes, at least one | the message goes on |
+//! | `FIRST` 3 | length | total length `u64`, bytes | a message that does not fit a frame or the credit begins; without bytes it only announces the length |
+//! | `NEXT` 4 | length | bytes, at least one | the message goes on |
 //! | `WITHDRAW` 5 | | credit `u32` | this much credit is returned, and an announced message of which no byte was sent, if there is one, taken back |
 //! | `CREDIT` 6 | | credit `u32`, window `u32` | the peer may send that much more; the window it is given out of |
 //! | `CLOSE` 7 | `ERROR` 1 | with `ERROR`: text ≤ 8 KiB | the sender's direction ends, after all its messages |
@@ -57,8 +60,10 @@ pub const VERSION: u16 = 1;
 pub const HEADER_LEN: usize = 12;
 /// Bytes of a hello.
 pub const HELLO_LEN: usize = 40;
-/// The longest payload of a frame.
+/// The longest payload of a frame that is no part of a longer message.
 pub const MAX_PAYLOAD: usize = u16::MAX as usize;
+/// The longest payload of a part of a longer message.
+pub const MAX_PART: usize = (1 << 24) - 1;
 /// The longest request of an `OPEN`.
 pub const MAX_REQUEST: usize = 1024;
 /// The longest error text of a `CLOSE`, `RESET` or `GOAWAY`.
@@ -224,7 +229,7 @@ const RETURN: u8 = 11;
 pub struct Header {
     kind: u8,
     flags: u8,
-    len: u16,
+    len: u32,
     id: u64,
 }
 
@@ -234,13 +239,14 @@ impl Header {
     pub fn decode(input: &[u8]) -> Option<Header> {
         let bytes: &[u8; HEADER_LEN] = input.first_chunk()?;
         let [kind, flags, l0, l1, id @ ..] = *bytes;
-        Some(Header { kind, flags, len: u16::from_be_bytes([l0, l1]), id: u64::from_be_bytes(id) })
+        let (flags, high) = if matches!(kind, FIRST | NEXT) { (0, flags) } else { (flags, 0) };
+        Some(Header { kind, flags, len: u32::from_be_bytes([0, high, l0, l1]), id: u64::from_be_bytes(id) })
     }
 
     /// Bytes of the payload that follows.
     #[inline]
     pub fn payload_len(&self) -> usize {
-        usize::from(self.len)
+        self.len as usize
     }
 
     /// The channel that the frame is about, or 0.
@@ -251,6 +257,12 @@ impl Header {
     /// Whether the frame is part of a longer message, whose payload may be handled piece by piece.
     pub(crate) fn is_part(&self) -> bool {
         matches!(self.kind, FIRST | NEXT)
+    }
+
+    /// The header of a part of a longer message.
+    fn write_part(kind: u8, len: usize, id: u64, out: &mut Vec<u8>) {
+        assert!(len <= MAX_PART, "every caller keeps its part within MAX_PART");
+        Self::write(kind, (len >> 16) as u8, len & MAX_PAYLOAD, id, out);
     }
 
     #[inline]
@@ -307,9 +319,9 @@ impl<'a> Frame<'a> {
         let mut fields = Fields { bytes: payload, kind };
         let frame = match kind {
             DATA => return Ok(Frame::Data { id, payload }),
-            FIRST => Frame::First { id, total: fields.u64()?, payload: fields.rest(MAX_PAYLOAD)? },
+            FIRST => Frame::First { id, total: fields.u64()?, payload: fields.rest(MAX_PART)? },
             NEXT if header.len == 0 => return Err(wrong_length()),
-            NEXT => Frame::Next { id, payload: fields.rest(MAX_PAYLOAD)? },
+            NEXT => Frame::Next { id, payload: fields.rest(MAX_PART)? },
             OPEN => Frame::Open {
                 id,
                 sends: flags & OPEN_SENDS != 0,
@@ -404,13 +416,13 @@ impl<'a> Frame<'a> {
 
     /// Appends a `FIRST` without its `len` bytes.
     pub(crate) fn first_header(id: u64, total: u64, len: usize, out: &mut Vec<u8>) {
-        Header::write(FIRST, 0, FIRST_LEN + len, id, out);
+        Header::write_part(FIRST, FIRST_LEN + len, id, out);
         out.extend_from_slice(&total.to_be_bytes());
     }
 
     /// Appends a `NEXT` without its `len` bytes.
     pub(crate) fn next_header(id: u64, len: usize, out: &mut Vec<u8>) {
-        Header::write(NEXT, 0, len, id, out);
+        Header::write_part(NEXT, len, id, out);
     }
 }
 
@@ -513,6 +525,23 @@ mod tests {
             for cut in 0..bytes.len() {
                 assert_eq!(Frame::decode(&bytes[..cut]).unwrap(), None, "{frame:?} cut at {cut}");
             }
+        }
+    }
+
+    #[test]
+    fn only_parts_are_longer_than_two_bytes_can_say() {
+        let bytes = vec![7; MAX_PAYLOAD + 1];
+        for frame in
+            [Frame::First { id: 3, total: 1 << 30, payload: &bytes }, Frame::Next { id: 3, payload: &bytes }]
+        {
+            let mut out = Vec::new();
+            frame.encode(&mut out);
+            assert_eq!(Frame::decode(&out), Ok(Some((frame, out.len()))));
+            let header = Header::decode(&out).expect("a whole header");
+            assert_eq!(HEADER_LEN + header.payload_len(), out.len());
+            // The same byte is flags in any other frame.
+            out[0] = DATA;
+            assert_eq!(Frame::decode(&out), Err(FrameError::Flags { kind: DATA, flags: 1 }));
         }
     }
 

@@ -72,7 +72,7 @@ fn message(len: u8) -> Bytes {
 
 /// What the reader loop does with these bytes.
 fn arrive(shared: &Shared, bytes: &[u8]) {
-    assert_eq!(receive(shared, bytes, &mut Wakes::default()), bytes.len());
+    assert_eq!(receive(shared, bytes, &mut Wakes::default()), (bytes.len(), false));
 }
 
 /// A byte stream into memory, which can be slow.

@@ -9,6 +9,8 @@
 //! would cost far more than batches do.
 
 mod blocked;
+mod incoming;
+mod patience;
 mod read;
 mod trace;
 mod wait;
@@ -24,9 +26,11 @@ use crate::sync::{Mutex, MutexGuard};
 use blocked::Blocked;
 use waiters::Waiters;
 
-pub(crate) use read::read_loop;
 #[cfg(all(test, farcall_loom))]
-pub(crate) use read::{Parting, receive};
+pub(crate) use incoming::receive;
+#[cfg(all(test, farcall_loom))]
+pub(crate) use read::Parting;
+pub(crate) use read::read_loop;
 pub(crate) use wait::{Place, wait, wait_to_send};
 pub(crate) use waiters::Ticket;
 pub(crate) use write::{Writer, write_loop};

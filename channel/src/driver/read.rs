@@ -7,14 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::coop;
 
-use super::trace::Wanted;
+use super::incoming::{Incoming, READ_MIN};
+use super::patience::Patience;
 use super::{Driving, FAREWELL_LIMIT, Shared, State, Wakes};
 use crate::error::ConnectionError;
 use crate::sync::Arc;
 
-/// The read buffer while little comes, and the most it grows to.
-const READ_MIN: usize = 8 * 1024;
-const READ_MAX: usize = 1024 * 1024;
 /// How often a connection that is not greeted yet is looked at for deadlines, which it then has.
 const GREETING_TICK: Duration = Duration::from_millis(500);
 
@@ -39,29 +37,20 @@ impl Drop for Reading<'_> {
     }
 }
 
-async fn read(shared: &Shared, mut stream: Pin<&mut impl AsyncRead>) {
-    let mut buffer = vec![0; READ_MIN];
-    let mut kept = 0;
+async fn read(shared: &Shared, stream: Pin<&mut impl AsyncRead>) {
+    let mut incoming = Incoming::new(stream);
+    let mut patience = Patience::default();
     let mut wakes = Wakes::default();
     let sleep = tokio::time::sleep_until(shared.lock().deadline(Instant::now()).into());
     let mut sleep = std::pin::pin!(sleep);
     std::future::poll_fn(|cx| {
         loop {
-            let mut read = ReadBuf::new(&mut buffer[kept..]);
-            match stream.as_mut().poll_read(cx, &mut read) {
-                Poll::Ready(Ok(())) if read.filled().is_empty() => {
+            match incoming.poll_read(shared, cx, &mut wakes) {
+                Poll::Ready(Ok(0)) => {
                     shared.with(State::handle_eof);
                     return Poll::Ready(());
                 }
-                Poll::Ready(Ok(())) => {
-                    let filled = kept + read.filled().len();
-                    let used = receive(shared, &buffer[..filled], &mut wakes);
-                    buffer.copy_within(used..filled, 0);
-                    kept = filled - used;
-                    if filled == buffer.len() && filled < READ_MAX {
-                        buffer.resize((filled * 4).min(READ_MAX), 0);
-                    }
-                }
+                Poll::Ready(Ok(came)) => patience.moved(came),
                 Poll::Ready(Err(error)) => {
                     let cause = ConnectionError::Io(std::sync::Arc::new(error));
                     shared.with(|state| state.end(cause));
@@ -75,6 +64,9 @@ async fn read(shared: &Shared, mut stream: Pin<&mut impl AsyncRead>) {
             if ended || failed && shared.with(State::has_ended) {
                 return Poll::Ready(());
             }
+        }
+        if patience.looks_again(cx) {
+            return Poll::Pending;
         }
         loop {
             let mut state = shared.lock();
@@ -98,9 +90,7 @@ async fn read(shared: &Shared, mut stream: Pin<&mut impl AsyncRead>) {
                 state.deadline(now)
             });
             sleep.as_mut().reset(deadline.into());
-            if kept == 0 {
-                buffer = vec![0; READ_MIN];
-            }
+            incoming.shrink();
         }
     })
     .await;
@@ -179,21 +169,4 @@ impl Drop for Parting<'_> {
         drop(state);
         wakes.wake();
     }
-}
-
-pub(crate) fn receive(shared: &Shared, bytes: &[u8], wakes: &mut Wakes) -> usize {
-    let wanted = Wanted::now();
-    let now = Instant::now();
-    let mut state = shared.lock();
-    state.watch(wanted);
-    let used = state.mux.handle_bytes(now, bytes);
-    if state.collect(wakes) {
-        state.answering = true;
-    }
-    state.collect_writer(wakes);
-    let traces = state.traces();
-    drop(state);
-    wakes.wake();
-    traces.emit();
-    used
 }

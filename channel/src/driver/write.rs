@@ -5,18 +5,20 @@ use std::sync::Arc as StdArc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
+use bytes::Buf;
 use tokio::io::AsyncWrite;
 use tokio::runtime::Handle;
 
+use super::patience::Patience;
 use super::trace::Wanted;
 use super::{Driving, FAREWELL_LIMIT, Shared, Wakes};
 use crate::error::ConnectionError;
 use crate::mux::Transmit;
 use crate::sync::Arc;
 
-/// About as many bytes are handed to the byte stream in one write: a pipe's usual capacity at the most. Reader and writer of
-/// a pipe get in each other's way with each call, so few large ones are faster.
-const WRITE_LIMIT: usize = 1024 * 1024;
+/// About as many bytes are handed to the byte stream in one write. Reader and writer of a pipe get in each other's way with
+/// each call, so few large ones are faster; but while one call fills a whole pipe the other side waits for it.
+const WRITE_LIMIT: usize = 256 * 1024;
 /// The largest write buffer that is kept while nothing is sent.
 const WRITE_KEPT: usize = 128 * 1024;
 
@@ -113,6 +115,7 @@ impl super::State {
 pub(crate) async fn write_loop(shared: Arc<Shared>, writer: Box<Writer>) {
     let driving = Driving(&shared);
     let mut held = Some(writer);
+    let mut patience = Patience::default();
     let end = std::future::poll_fn(|cx| {
         let mut writer =
             match held.take().map(|writer| (writer, false)).or_else(|| shared.take_idle(cx.waker())) {
@@ -125,8 +128,12 @@ pub(crate) async fn write_loop(shared: Arc<Shared>, writer: Box<Writer>) {
             if writer.pending.is_empty() {
                 writer.fill(&shared);
             }
-            match writer.poll_send(cx) {
+            let before = writer.pending.remaining();
+            let sent = writer.poll_send(cx);
+            patience.moved(before - writer.pending.remaining());
+            match sent {
                 Poll::Pending => {
+                    patience.looks_again(cx);
                     let mut state = shared.lock();
                     if state.mux.cause().is_some() && !state.parting {
                         // There is nothing to tell the peer, or it takes nothing.

@@ -346,7 +346,7 @@ impl Mux {
             return Err(Violation::Parts { id });
         }
         slot.into.flow.receive(cost(0)).map_err(|_| Violation::Overrun { id })?;
-        slot.into.assembly = Some(Box::new(Assembly { total, bytes: Vec::new() }));
+        slot.into.assembly = Some(Box::new(Assembly { total, bytes: Vec::new(), lent: 0 }));
         self.add_part(key, payload)
     }
 
@@ -357,20 +357,16 @@ impl Mux {
         if payload.len() as u64 > assembly.missing() {
             return Err(Violation::Parts { id });
         }
+        let granted = slot.into.flow.outstanding();
         slot.into.flow.receive(payload.len() as u64).map_err(|_| Violation::Overrun { id })?;
-        let room = assembly.bytes.capacity() - assembly.bytes.len();
-        if room < payload.len() {
-            // All that the peer has credit for, so that the message is seldom moved; never more.
-            let granted = payload.len() as u64 + slot.into.flow.outstanding();
-            assembly.bytes.reserve_exact(granted.min(assembly.missing()) as usize);
-        }
+        assembly.make_room(payload.len(), granted);
         assembly.bytes.extend_from_slice(payload);
         self.finish_part(key);
         Ok(())
     }
 
     /// Some of a long message has come, perhaps all of it.
-    fn finish_part(&mut self, key: Key) {
+    pub(super) fn finish_part(&mut self, key: Key) {
         let slot = &mut self.slots[key.index()];
         if slot.into.assembly.as_ref().is_some_and(|assembly| assembly.missing() > 0) {
             if slot.into.want {

@@ -169,12 +169,23 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 pub(super) struct Assembly {
     pub(super) total: u64,
+    /// What has come; elsewhere while it is lent.
     pub(super) bytes: Vec<u8>,
+    /// How much of it is lent to whoever reads.
+    pub(super) lent: usize,
 }
 
 impl Assembly {
+    /// Makes room for `more` bytes out of the `granted` that the peer had credit for.
+    pub(super) fn make_room(&mut self, more: usize, granted: u64) {
+        if self.bytes.capacity() - self.bytes.len() < more {
+            // All of them, so that the message is seldom moved; never more.
+            self.bytes.reserve_exact(granted.min(self.missing()) as usize);
+        }
+    }
+
     pub(super) fn missing(&self) -> u64 {
-        self.total - self.bytes.len() as u64
+        self.total - (self.bytes.len() + self.lent) as u64
     }
 }
 

@@ -9,13 +9,11 @@ use bytes::{Buf, Bytes};
 use super::slot::{InState, Long, OutState};
 use super::{Key, Mux, Phase};
 use crate::flow::cost;
-use crate::frame::{FIRST_LEN, Frame, HEADER_LEN, Hello, MAX_ERROR, MAX_PAYLOAD, VERSION};
+use crate::frame::{FIRST_LEN, Frame, HEADER_LEN, Hello, MAX_ERROR, MAX_PART, MAX_PAYLOAD, VERSION};
 use crate::queue::LARGE;
 
 /// Bytes that a channel sends before the next one's turn.
 const QUANTUM: usize = 64 * 1024;
-/// The longest payload that this side puts into a frame.
-const CHUNK: usize = MAX_PAYLOAD;
 
 /// Bytes on their way to the peer: small pieces in one buffer, large ones as shared slices.
 #[derive(Debug, Default)]
@@ -200,7 +198,9 @@ impl Mux {
         while out.len < limit
             && let Some(key) = self.ready.pop_front()
         {
-            self.transmit_turn(key, out);
+            // Who has nobody beside it need not stop for the others' turns.
+            let quantum = if self.ready.is_empty() { (limit - out.len).max(QUANTUM) } else { QUANTUM };
+            self.transmit_turn(key, out, quantum);
         }
     }
 
@@ -267,8 +267,8 @@ impl Mux {
         self.settle_slot(key);
     }
 
-    /// One channel's turn.
-    fn transmit_turn(&mut self, key: Key, out: &mut Transmit) {
+    /// One channel's turn, of about `quantum` bytes.
+    fn transmit_turn(&mut self, key: Key, out: &mut Transmit, quantum: usize) {
         let tracing = self.steps.is_some();
         let slot = &mut self.slots[key.index()];
         let id = slot.id;
@@ -278,9 +278,9 @@ impl Mux {
             self.settle_slot(key);
             return;
         }
-        let paid = (outgoing.debt as usize).min(QUANTUM);
+        let paid = (outgoing.debt as usize).min(quantum);
         outgoing.debt -= paid as u32;
-        let quantum = QUANTUM - paid;
+        let quantum = quantum - paid;
         let before = out.len;
         let mut steps: Vec<(&'static str, usize)> = Vec::new();
         let mut closed = false;
@@ -329,8 +329,10 @@ impl Mux {
                 continue;
             };
             let credit = outgoing.flow.credit();
+            // At least one byte.
+            let turn = quantum - (out.len - before);
             let (spent, done) = match outgoing.begun {
-                None if len <= CHUNK && cost(len) <= credit => {
+                None if len <= MAX_PAYLOAD && cost(len) <= credit => {
                     out.put(|buffer| Frame::data_header(id, len, buffer));
                     if tracing {
                         steps.push(("DATA", len));
@@ -339,7 +341,8 @@ impl Mux {
                     (cost(len), true)
                 }
                 None => {
-                    let part = len.min(CHUNK - FIRST_LEN).min((credit - HEADER_LEN as u64) as usize);
+                    let part =
+                        len.min(turn).min(MAX_PART - FIRST_LEN).min((credit - HEADER_LEN as u64) as usize);
                     out.put(|buffer| Frame::first_header(id, len as u64, part, buffer));
                     steps.push(("FIRST", part));
                     transmit_part(outgoing, out, 0, part);
@@ -348,7 +351,7 @@ impl Mux {
                 }
                 Some(sent) => {
                     let sent = sent as usize;
-                    let part = (len - sent).min(CHUNK).min(credit as usize);
+                    let part = (len - sent).min(turn).min(MAX_PART).min(credit as usize);
                     out.put(|buffer| Frame::next_header(id, part, buffer));
                     steps.push(("NEXT", part));
                     transmit_part(outgoing, out, sent, part);
