@@ -10,6 +10,7 @@ mod compare;
 #[path = "../../../channel/benches/channel/contest.rs"]
 mod contest;
 mod farm;
+mod group;
 mod memory;
 mod peers;
 #[path = "../../../channel/benches/channel/report.rs"]
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(starts::REPLY) {
         return starts::reply();
     }
-    farcall::init(Tasks::new().add(starts::nothing).add(stream::swallow));
+    farcall::init(Tasks::new().add(starts::nothing).add(stream::swallow).add(group::sleep));
     let done = match Assignment::from_args(std::env::args().skip(1)) {
         Some(assignment) => measure(&assignment),
         None => compare::compare(),
@@ -57,6 +58,8 @@ fn measure(assignment: &Assignment) -> Result<ExitCode, Failure> {
         match assignment.row.as_str() {
             "ssh_bytes" => stream::run(assignment).await,
             "gateway_memory" => memory::run(assignment).await,
+            "start_1000" => group::start(assignment).await,
+            "scaling" => group::scaling(assignment).await,
             _ => starts::run(assignment).await,
         }
     })?;

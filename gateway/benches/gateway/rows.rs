@@ -1,6 +1,6 @@
 //! The rows of the table: what each measures, against whom, and what it has to reach.
 
-use crate::row::Bound::{Ceiling, CeilingTimes, FloorTimes};
+use crate::row::Bound::{Ceiling, CeilingTimes, Floor, FloorTimes};
 use crate::row::{Row, Unit};
 
 /// How many servers there are where many are wanted.
@@ -9,7 +9,7 @@ pub(crate) const SERVERS: usize = 32;
 /// How many servers a row needs.
 pub(crate) fn servers(row: &Row) -> usize {
     match row.name {
-        "start_local" => 0,
+        "start_local" | "start_1000" | "scaling" => 0,
         "gateway_memory" => SERVERS,
         _ => 1,
     }
@@ -56,5 +56,21 @@ pub(crate) const ROWS: &[Row] = &[
         peers: &[],
         must: &[Ceiling(300e3)],
         aim: &[Ceiling(100e3)],
+    },
+    Row {
+        name: "start_1000",
+        what: "start of 1,000 local gateways, all answering",
+        unit: Unit::Milliseconds,
+        peers: &["exec"],
+        must: &[CeilingTimes(1.5, "exec")],
+        aim: &[CeilingTimes(1.1, "exec")],
+    },
+    Row {
+        name: "scaling",
+        what: "tasks of 10 ms that block a thread, one slot a gateway: rate of 8 gateways, by 8 times that of one",
+        unit: Unit::Ratio,
+        peers: &[],
+        must: &[Floor(0.95)],
+        aim: &[Floor(0.98)],
     },
 ];
