@@ -38,6 +38,9 @@ _U=;
 [ -r /proc/self/status ] && while read -r _x _l _r _o; do case $_x in Uid:) _U=$_r; break;; esac; done </proc/self/status;
 [ "$_U" ] || _U=$(id -u);
 for _x in /lib/ld-musl-*; do [ -e "$_x" ] && _L=musl; done;
+# This run of the machine, where it has a name.
+_B=;
+[ -r /proc/sys/kernel/random/boot_id ] && read -r _B </proc/sys/kernel/random/boot_id;
 
 # Calls its arguments for each folder d of the ladder until one serves.
 each() {
@@ -60,13 +63,27 @@ sum() { _h=$(digest "$1" 2>/dev/null); case $_h in *$_D*) ;; *) false;; esac; };
 name() { _k=${_D%????????????????????????????????????????????????} _f=$_d/farcall-$_k; };
 # Notes that it was used. An empty file of its own takes that note without a process.
 used() { { true >"$_d/.u-$_k"; } 2>/dev/null; };
-# Whether the worker is in d already. Its digest and whether programs may run there are found out at the same time.
+# Whether d is our own and programs may run there, looking at f as well: s is all that shows of it, the moment of its last
+# change above all, which nobody can set. Not every ls tells that to the second.
+look() {
+  _s=$(ls -dilnc --full-time "$_d" "$_f" 2>/dev/null & "$_d/.x" 2>/dev/null; _x=$?; wait; exit $_x) || runs || return 1;
+  [ "$_s" ] || _s=$(ls -dilnc "$_d" "$_f" 2>/dev/null);
+  set -- $_s;
+  case $2/$4 in drwx--[-S]---*/$_U) ;; *) return 1;; esac;
+  _s=${_s#* "$_d"};
+  set -- $_s;
+  _s="$_B $*"; };
+# Writes down what shows of f, before it is checked; and lets that stand, after it was found good.
+note() { { echo "$_s" >"$_d/.n-v$_A"; } 2>/dev/null; };
+stand() { mv -f "$_d/.n-v$_A" "$_d/.v-$_k" 2>/dev/null; };
+# Whether the worker is in d already. What a check found stands until something shows that f was touched since, or the
+# machine was started anew: a file cut short by a crash looks as it did.
 hit() {
   name;
-  [ -x "$_f" ] && [ -f "$_f" ] && own || return 1;
-  _h=$({ "$_d/.x" && echo runs; } 2>/dev/null & digest "$_f" 2>/dev/null; wait);
-  case $_h in *$_D*) ;; *) return 1;; esac;
-  case $_h in *runs*) ;; *) runs || return;; esac;
+  [ -x "$_f" ] && [ -f "$_f" ] && look || return 1;
+  _x=;
+  { [ "$_B" ] && [ "$_d/.v-$_k" -nt "$_f" ] && read -r _x <"$_d/.v-$_k"; } 2>/dev/null;
+  [ "$_x" = "$_s" ] || { note; sum "$_f" || { rm -f "$_d/.n-v$_A"; return 1; }; stand; };
   used;
   return 0; };
 # Whether version $1 was used within the last hour, or is running.
@@ -79,7 +96,7 @@ tidy() {
   find "$_d" -type f -name ".[nx]-*" -mmin +60 -exec rm -f {} +;
   _i=0;
   for _o in $(ls -At "$_d"); do
-    case $_o in .u-*) _o=${_o#.u-} _i=$((_i+1)); [ $_i -le 4 ] || busy $_o || rm -f "$_d/.u-$_o" "$_d/farcall-$_o";; esac;
+    case $_o in .u-*) _o=${_o#.u-} _i=$((_i+1)); [ $_i -le 4 ] || busy $_o || rm -f "$_d/.u-$_o" "$_d/.v-$_o" "$_d/farcall-$_o";; esac;
   done; };
 # Makes d where its parent is there, or may be made.
 make() {
@@ -106,7 +123,7 @@ take() {
     if sum "$_g"; then
       chmod 700 "$_g" && _K=kept && if [ "$_t" ]; then _f=$_g; return; fi;
       [ -d "$_f" ] && break;
-      mv -f "$_g" "$_f" && { _g=; used; tidy >/dev/null 2>&1; return 0; };
+      mv -f "$_g" "$_f" && { _g=; used; look && note && stand; tidy >/dev/null 2>&1; return 0; };
     else
       [ "$_h" ] || [ $(wc -c <"$_g") -ne "$_r" ] || { chmod 700 "$_g"; _f=$_g _t=1 _K=kept; return; };
     fi;

@@ -46,13 +46,21 @@ async fn a_worker_that_was_changed_in_any_way_is_replaced() {
     let path = place.cached_worker();
     let whole = fs::read(&path).expect("readable");
     type Damage = fn(&Path, &[u8]) -> io::Result<()>;
-    let damage: [Damage; 5] = [
+    let damage: [Damage; 6] = [
         |path, whole| fs::write(path, &whole[..whole.len() - 1]),
         |path, _| fs::write(path, b""),
         |path, whole| {
             let mut other = whole.to_vec();
             other[whole.len() / 2] ^= 1;
             fs::write(path, other)
+        },
+        |path, whole| {
+            let before = fs::metadata(path)?.modified()?;
+            let mut other = whole.to_vec();
+            other[whole.len() / 3] ^= 1;
+            let mut file = fs::File::options().write(true).open(path)?;
+            io::Write::write_all(&mut file, &other)?;
+            file.set_modified(before)
         },
         |path, _| fs::write(path, b"#!/bin/sh\necho HELLO 1; cat\n"),
         |path, _| fs::set_permissions(path, fs::Permissions::from_mode(0o600)),
@@ -70,8 +78,8 @@ async fn what_is_cached_is_private_and_nothing_else_is_left() {
     let place = Place::new();
     start(&place).await;
     let name = place.cached_worker().file_name().expect("a name").to_str().expect("text").to_owned();
-    let note = name.replace("farcall-", ".u-");
-    assert_eq!(place.cached(), [(note, 0o600), (".x".into(), 0o700), (name, 0o700)]);
+    let note = |kind: &str| (name.replace("farcall-", kind), 0o600);
+    assert_eq!(place.cached(), [note(".u-"), note(".v-"), (".x".into(), 0o700), (name.clone(), 0o700)]);
     assert_eq!(fs::metadata(place.cache()).expect("there").permissions().mode() & 0o7777, 0o700);
 }
 
@@ -137,7 +145,7 @@ async fn a_start_that_is_dropped_in_the_middle_leaves_nothing() {
         fs::File::open(place.cache().join(name)).expect("there").set_modified(hour).expect("aged");
     }
     start(&place).await;
-    assert_eq!(place.cached().len(), 3, "{:?}", place.cached());
+    assert_eq!(place.cached().len(), 4, "{:?}", place.cached());
 }
 
 #[tokio::test]
@@ -173,13 +181,49 @@ async fn old_versions_go_but_never_one_in_use_or_a_recent_one() {
     running.wait().expect("reaped");
     let ours = place.cached().into_iter().map(|(name, _)| name);
     let ours = ours.filter(|name| name.len() >= 16).collect::<Vec<_>>();
-    assert_eq!(ours.len(), 2, "{names:?}");
+    assert_eq!(ours.len(), 3, "{names:?}");
     let versions = ["used", "new0", "new1", "new2", "new3"];
     let mut expected = [".n-fresh", ".x", "unrelated"].map(String::from).to_vec();
     expected.extend(versions.iter().flat_map(|name| [format!("farcall-{name}"), format!(".u-{name}")]));
     expected.extend(ours);
     expected.sort_unstable();
     assert_eq!(names, expected);
+}
+
+/// What digests the worker leaves a mark; returns whether it did at a start.
+async fn was_checked(place: &Place) -> bool {
+    let mark = place.home().join("mark");
+    let _ = fs::remove_file(&mark);
+    assert_eq!(start(place).await, Delivery::Cached);
+    mark.exists()
+}
+
+#[tokio::test]
+async fn a_check_stands_until_the_file_changes_or_the_machine_starts_anew() {
+    let place = Place::new().tool("sha256sum", "echo >\"$HOME/mark\"; exec /usr/bin/sha256sum");
+    start(&place).await;
+    // The note was written after the worker, but the system's clock may be too coarse to show it.
+    was_checked(&place).await;
+    assert!(!was_checked(&place).await, "the check of this boot stands");
+
+    let worker = place.cached_worker();
+    let name = worker.file_name().expect("a name").to_str().expect("text").replace("farcall-", ".v-");
+    let note = place.cache().join(name);
+    let said = fs::read_to_string(&note).expect("a note");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a name of this boot");
+    assert!(said.starts_with(boot.trim()), "{said}");
+    fs::write(&note, said.replace(boot.trim(), "another")).expect("writable");
+    assert!(was_checked(&place).await, "the check was of another boot");
+    assert!(!was_checked(&place).await);
+
+    // Any sign of change is enough, be it without effect.
+    fs::File::open(&worker).expect("there").set_modified(SystemTime::now()).expect("touched");
+    assert!(was_checked(&place).await, "the file was touched");
+    was_checked(&place).await;
+    let copy = place.home().join("copy");
+    fs::copy(&worker, &copy).expect("copied");
+    fs::rename(&copy, &worker).expect("replaced");
+    assert!(was_checked(&place).await, "it is another file");
 }
 
 #[tokio::test]
@@ -224,6 +268,6 @@ async fn two_hundred_sessions_deliver_the_same_worker_at_once() {
         worker.echo_and_end().await;
     }
     place.cached_worker();
-    assert_eq!(place.cached().len(), 3, "{:?}", place.cached());
+    assert_eq!(place.cached().len(), 4, "{:?}", place.cached());
     assert_eq!(start(&place).await, Delivery::Cached);
 }
