@@ -1,7 +1,7 @@
 //! Both ends' directions together.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -175,9 +175,8 @@ impl<S, R, C: Codec<S>> Sink<S> for Channel<S, R, C> {
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        ready!(self.waiting.poll_ready(cx))?;
-        self.sender.close();
-        Poll::Ready(Ok(()))
+        let Channel { waiting, sender, .. } = &mut *self;
+        waiting.poll_close(sender, cx)
     }
 }
 

@@ -50,6 +50,17 @@ impl<T> Waiting<T> {
         Poll::Ready(sent)
     }
 
+    /// Closes the channel once nothing waits.
+    pub(crate) fn poll_close<C>(
+        &mut self,
+        sender: &Sender<T, C>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
+        ready!(self.poll_ready(cx))?;
+        sender.close();
+        Poll::Ready(Ok(()))
+    }
+
     pub(crate) fn start_send<C: Codec<T>>(
         &mut self,
         sender: &Sender<T, C>,
@@ -96,9 +107,8 @@ impl<T, C: Codec<T>> Sink<T> for SendSink<T, C> {
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        ready!(self.waiting.poll_ready(cx))?;
-        self.sender.close();
-        Poll::Ready(Ok(()))
+        let SendSink { waiting, sender } = &mut *self;
+        waiting.poll_close(sender, cx)
     }
 }
 

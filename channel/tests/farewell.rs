@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use farcall_channel::frame::{Frame, HELLO_LEN};
 use farcall_channel::{Channel, Config, Connection, ConnectionError, Options, Raw, Role};
-use support::raw::{encode, hello};
+use support::raw::{connection_over, encode, hello};
 use support::{connect, raw};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
@@ -110,15 +110,7 @@ async fn a_write_that_failed_ends_the_connection_when_the_peer_gives_no_reason()
 /// Sends until nothing more goes, over a byte stream that nobody reads.
 async fn stuck() -> (Connection, DuplexStream) {
     let config = Config { initial_window: 1 << 20, ..Config::default() };
-    let (near, mut far) = tokio::io::duplex(4096);
-    let (reader, writer) = tokio::io::split(near);
-    let options = Options { config: config.clone(), ..Options::default() };
-    let start = tokio::spawn(Connection::start(reader, writer, Role::Coordinator, options));
-    let mut greeting = Vec::new();
-    hello(&config).encode(&mut greeting);
-    far.write_all(&greeting).await.unwrap();
-    far.read_exact(&mut [0; HELLO_LEN]).await.unwrap();
-    let connection = start.await.unwrap().unwrap();
+    let (connection, mut far) = connection_over(4096, config).await;
     let channel = connection.open_with::<Bytes, Bytes, Raw>("").await.unwrap();
     channel.send(vec![7; 50_000].into()).await.unwrap();
     // Until some of it is in the stream, and so the rest is stuck.

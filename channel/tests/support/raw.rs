@@ -124,7 +124,15 @@ pub(crate) fn frames(mut bytes: &[u8]) -> Vec<Frame<'_>> {
 
 /// A connection whose peer is the test itself.
 pub(crate) async fn connection(config: Config) -> (Connection, tokio::io::DuplexStream) {
-    let (near, mut far) = tokio::io::duplex(1 << 20);
+    connection_over(1 << 20, config).await
+}
+
+/// As [`connection`], over a byte stream that holds so many bytes.
+pub(crate) async fn connection_over(
+    capacity: usize,
+    config: Config,
+) -> (Connection, tokio::io::DuplexStream) {
+    let (near, mut far) = tokio::io::duplex(capacity);
     let (reader, writer) = tokio::io::split(near);
     let options = Options { config: config.clone(), ..Options::default() };
     let start = tokio::spawn(Connection::start(reader, writer, Role::Coordinator, options));
