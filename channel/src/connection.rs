@@ -191,6 +191,11 @@ impl Connection {
     where
         Cbor: Codec<S> + Codec<R>,
     {
+        self.channel_pair_with()
+    }
+
+    /// As [`channel_pair`](Self::channel_pair), with the codec `C`.
+    pub fn channel_pair_with<S, R, C: Codec<S> + Codec<R>>(&self) -> (Channel<S, R, C>, Channel<R, S, C>) {
         let (here, there) = self.link(true, true);
         let shared = &self.inner.shared;
         (Channel::new(shared.clone(), here), Channel::new(shared.clone(), there))

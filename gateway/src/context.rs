@@ -52,6 +52,11 @@ impl Context {
         self.connection.pair()
     }
 
+    /// As [`pair`](Self::pair), with the codec `C`.
+    pub fn pair_with<T, C: Codec<T>>(&self) -> (Sender<T, C>, Receiver<T, C>) {
+        self.connection.pair_with()
+    }
+
     /// Two ends of a new channel of both directions.
     pub fn channel<S, R>(&self) -> (Channel<S, R>, Channel<R, S>)
     where

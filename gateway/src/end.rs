@@ -8,6 +8,8 @@ use farcall_bootstrap::{Class, Exit, Process, Stderr};
 use farcall_channel::{Connection, ConnectionError};
 use tokio::sync::{Notify, watch};
 
+use crate::via::Hub;
+
 /// How long the connection may take to end after the process: what it said before is still on its way.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -25,6 +27,7 @@ pub struct GatewayEnd {
     cause: ConnectionError,
     exit: Option<Exit>,
     stderr: String,
+    hub: Option<Arc<GatewayEnd>>,
 }
 
 impl GatewayEnd {
@@ -39,12 +42,12 @@ impl GatewayEnd {
     }
 
     /// What kind of failure it was: [`Class::Signal`], [`Class::RemoteExit`] or [`Class::Lost`]; `None` if this side ended the
-    /// gateway.
+    /// gateway. A leaf that went with its [hub](Self::hub) is lost.
     pub fn class(&self) -> Option<Class> {
         if matches!(self.cause, ConnectionError::Closed | ConnectionError::Aborted { .. }) {
             return None;
         }
-        Some(match self.exit {
+        Some(match self.exit.filter(|_| self.hub.is_none()) {
             Some(Exit::Signal(_)) => Class::Signal,
             Some(Exit::Code(_)) => Class::RemoteExit,
             _ => Class::Lost,
@@ -61,6 +64,11 @@ impl GatewayEnd {
         self.exit
     }
 
+    /// The end of the hub, if the gateway ended because the one from whose host it was started did.
+    pub fn hub(&self) -> Option<&GatewayEnd> {
+        self.hub.as_deref()
+    }
+
     /// The end of what came over the worker's standard error and was not caught as its output. It comes from there as it
     /// is: whoever shows it escapes control characters, as Display does.
     pub fn stderr(&self) -> &str {
@@ -71,6 +79,9 @@ impl GatewayEnd {
 impl fmt::Display for GatewayEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "gateway {} ({}) ", self.id, self.place)?;
+        if let Some(hub) = &self.hub {
+            return write!(f, "is lost with its hub: {hub}");
+        }
         match (self.class(), self.exit) {
             (None, _) => return f.write_str("was ended by this side"),
             (Some(_), Some(Exit::Signal(signal))) => write!(f, "was killed by signal {signal}")?,
@@ -87,6 +98,9 @@ impl fmt::Display for GatewayEnd {
 
 impl std::error::Error for GatewayEnd {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        if let Some(hub) = &self.hub {
+            return std::error::Error::source(&**hub);
+        }
         // Where the cause is shown already, what is below it.
         match (self.class(), self.exit) {
             (Some(_), Some(Exit::Code(_) | Exit::Signal(_))) => Some(&self.cause),
@@ -106,6 +120,8 @@ pub(crate) struct Watched {
     pub(crate) grace: Duration,
     /// Has the process killed.
     pub(crate) kill: Arc<Notify>,
+    /// From whose host it was started. Kept until here all is over.
+    pub(crate) hub: Option<Hub>,
 }
 
 /// Waits for the end of connection and process, and tells it. Runs on the driver.
@@ -134,9 +150,14 @@ pub(crate) async fn watch(mut watched: Watched, tell: watch::Sender<Option<Arc<G
     }
     // Others may hold it open.
     let _ = tokio::time::timeout(BEYOND_REACH, watched.stderr.closed()).await;
+    let hub = match &watched.hub {
+        Some(hub) => hub.cause_of(&cause).await,
+        None => None,
+    };
     let end = GatewayEnd {
         id: watched.id,
         place: watched.place,
+        hub,
         exit: watched.process.exit(),
         stderr: String::from_utf8_lossy(&watched.stderr.tail()).into_owned(),
         cause,
@@ -176,6 +197,7 @@ impl GatewayEnd {
             cause: cause.unwrap_or(ConnectionError::Eof),
             exit: None,
             stderr: String::new(),
+            hub: None,
         }
     }
 }

@@ -1,15 +1,18 @@
 //! One live worker, as its coordinator holds it.
 
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use farcall_bootstrap::Delivery;
+use farcall_bootstrap::artifact::Artifact;
 use farcall_bootstrap::platform::Platform;
 use farcall_channel::{
-    Cbor, Channel, Codec, Connection, OpenError as ChannelOpenError, Receiver, RecvError, Sender,
+    Cbor, Channel, Codec, Connection, Counters, OpenError as ChannelOpenError, Receiver, RecvError, Sender,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 use crate::call::{self, Call, CallError, TaskHandle};
 use crate::end::{self, GatewayEnd};
@@ -18,9 +21,11 @@ use crate::ids::Id;
 use crate::open::{Builder, OpenError};
 use crate::output::{Output, Prints};
 use crate::process::Command;
+use crate::role::Life;
 use crate::spec::Spec;
 use crate::task::{ChannelFirst, Message, Task};
 use crate::tasks::Tasks;
+use crate::via::{Hub, Via};
 use crate::wire::Request;
 
 /// A live worker: the handle through which a coordinator uses it.
@@ -58,6 +63,11 @@ pub(crate) struct Inner {
     pub(crate) pid: OnceLock<u32>,
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) driver: Handle,
+    pub(crate) life: Life,
+    /// The program that the worker runs, where its bytes are known.
+    pub(crate) image: Option<Artifact>,
+    pub(crate) hub: Option<Hub>,
+    pub(crate) via: Via,
 }
 
 impl Drop for Inner {
@@ -79,6 +89,10 @@ impl Inner {
 impl Gateway {
     pub(crate) fn new(inner: Inner) -> Gateway {
         Gateway { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn of(inner: Arc<Inner>) -> Gateway {
+        Gateway { inner }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -121,6 +135,11 @@ impl Gateway {
     /// The worker's platform, where the place told it.
     pub fn platform(&self) -> Option<&Platform> {
         self.inner.platform.as_ref()
+    }
+
+    /// The gateway from whose host it was started, if that was not this one.
+    pub fn hub(&self) -> Option<Gateway> {
+        self.inner.hub.as_ref().and_then(Hub::gateway)
     }
 
     /// How the worker's program came to where it runs.
@@ -212,6 +231,34 @@ impl Gateway {
         self.inner.connection.channel_pair()
     }
 
+    /// As [`pair`](Self::pair), with the codec `C`: with [`Raw`](crate::Raw) a stream of bytes in one direction.
+    ///
+    /// ```no_run
+    /// # use farcall::{Gateway, Raw, Receiver};
+    /// use farcall::channel::ByteReader;
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    ///
+    /// async fn size(input: Receiver<bytes::Bytes, Raw>) -> std::io::Result<u64> {
+    ///     tokio::io::copy(&mut input.into_reader(), &mut tokio::io::sink()).await
+    /// }
+    ///
+    /// # async fn example(gateway: Gateway) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (input, theirs) = gateway.pair_with::<bytes::Bytes, Raw>();
+    /// let sizing = gateway.start(size, (theirs,)).await?;
+    /// input.into_writer().write_all(b"twelve bytes").await?;
+    /// assert_eq!(sizing.await?, 12);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pair_with<T, C: Codec<T>>(&self) -> (Sender<T, C>, Receiver<T, C>) {
+        self.inner.connection.pair_with()
+    }
+
+    /// As [`channel`](Self::channel), with the codec `C`.
+    pub fn channel_with<S, R, C: Codec<S> + Codec<R>>(&self) -> (Channel<S, R, C>, Channel<R, S, C>) {
+        self.inner.connection.channel_pair_with()
+    }
+
     /// A command to run there.
     pub fn command(&self, program: impl Into<std::ffi::OsString>) -> Command {
         Command::new(Arc::clone(&self.inner), program.into())
@@ -246,6 +293,11 @@ impl Gateway {
     /// The round trip as measured by the connection itself, once it has measured one.
     pub fn round_trip(&self) -> Option<Duration> {
         self.inner.connection.round_trip()
+    }
+
+    /// What the connection has moved since it began, in messages and bytes. A leaf's bytes are its hub's too.
+    pub fn counters(&self) -> Counters {
+        self.inner.connection.counters()
     }
 
     /// What the worker's tasks, and what they started, print: to standard output and error.
@@ -288,8 +340,28 @@ impl Gateway {
 
     /// Ends the gateway now. Every call ends with [`CallError::Ended`]; the worker drops its tasks, kills what it started and
     /// ends, within its grace. Harmless when the gateway has ended. [`wait`](Self::wait) waits for the worker's end.
+    ///
+    /// The leaves of a hub are ended before it, and until they have ended, within their graces, the hub takes no new work.
     pub fn exit(&self) {
-        self.inner.connection.abort("the coordinator ended it");
+        const REASON: &str = "the coordinator ended it";
+        let leaves = self.inner.via.leaves();
+        if leaves.is_empty() {
+            return self.inner.connection.abort(REASON);
+        }
+        leaves.iter().for_each(Gateway::exit);
+        let connection = self.inner.connection.clone();
+        // Ends when the leaves have ended, which is bounded for each.
+        self.inner.driver.spawn(async move {
+            let ended = async {
+                for leaf in leaves {
+                    leaf.wait().await;
+                }
+            };
+            tokio::select! {
+                _ = connection.close() => {}
+                () = ended => connection.abort(REASON),
+            }
+        });
     }
 
     /// Kills the worker's process. What it started is killed by its guardian.
@@ -298,13 +370,19 @@ impl Gateway {
     }
 
     /// Lets the worker finish: waits until its tasks and commands have ended and all that they printed has been told,
-    /// then ends it.
+    /// then ends it. A hub's leaves are closed before it in the same way.
     ///
-    /// Cancel safety: a dropped `close` has no effect.
+    /// Cancel safety: a dropped `close` has no effect, but on leaves that have finished.
     ///
     /// # Errors
     /// That the gateway ended before.
     pub async fn close(&self) -> Result<(), Arc<GatewayEnd>> {
+        let mut leaves = JoinSet::new();
+        for leaf in self.inner.via.leaves() {
+            leaves.spawn_on(leaf.into_closed(), &self.inner.driver);
+        }
+        // How they ended is told by their own handles.
+        while leaves.join_next().await.is_some() {}
         match self.ask::<()>(Request::Finish).await {
             Err(CallError::Ended(end)) => Err(end),
             _ => {
@@ -313,6 +391,10 @@ impl Gateway {
                 Ok(())
             }
         }
+    }
+
+    fn into_closed(self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move { drop(self.close().await) })
     }
 }
 

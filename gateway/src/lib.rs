@@ -62,6 +62,7 @@ mod role;
 mod spec;
 pub mod task;
 mod tasks;
+mod via;
 mod wire;
 pub mod worker;
 

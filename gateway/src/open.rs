@@ -17,10 +17,10 @@ use crate::end::{self, GatewayEnd, Watched};
 use crate::gateway::{Gateway, Inner};
 use crate::ids::Id;
 use crate::init::{Initialised, program};
-use crate::output::Prints;
 use crate::role::Role;
 use crate::spec::Spec;
 use crate::tasks::Tasks;
+use crate::via::{self, Hub, Via};
 use crate::wire::{Hello, Request};
 
 /// How long the worker's first answer may take.
@@ -36,6 +36,9 @@ pub struct Builder {
     program: Option<Program>,
     ssh: Option<SshOptions>,
     config: Config,
+    hub: Option<Gateway>,
+    /// Whether it is a part of its hub: does not keep it alive, and prints where it prints.
+    inside: bool,
 }
 
 /// Why a gateway was not opened. Nothing is left of the attempt.
@@ -50,6 +53,22 @@ pub enum OpenError {
     DuplicateId {
         /// The id.
         id: String,
+    },
+    /// The spec names a hub by its id, which means something within a group only. Nothing was started.
+    #[error(
+        "the gateway is to be started via {via}: give that gateway to Builder::via, or start both in a group"
+    )]
+    UnresolvedVia {
+        /// The hub's id.
+        via: String,
+    },
+    /// The hub, from whose host the worker was to be started, has ended.
+    #[error("{place}: its hub has ended: {end}")]
+    Hub {
+        /// The place, as the spec names it.
+        place: String,
+        /// How the hub ended.
+        end: Arc<GatewayEnd>,
     },
     /// The system gives no thread.
     #[error("cannot start the thread that drives connections")]
@@ -114,6 +133,7 @@ impl OpenError {
             OpenError::Launch(error) => error.class(),
             OpenError::Connect { .. } => Class::Lost,
             OpenError::Silent { .. } => Class::Timeout,
+            OpenError::Hub { .. } => Class::Lost,
             OpenError::Ended { end } => end.class().unwrap_or(Class::Lost),
             _ => Class::Bootstrap,
         }
@@ -234,7 +254,7 @@ fn greeting() -> Vec<u8> {
 
 impl Builder {
     pub(crate) fn new(spec: Spec) -> Builder {
-        Builder { spec, program: None, ssh: None, config: Config::default() }
+        Builder { spec, program: None, ssh: None, config: Config::default(), hub: None, inside: false }
     }
 
     /// What is delivered and started, in place of the running program: other builds of it, say.
@@ -249,6 +269,40 @@ impl Builder {
     pub fn ssh(mut self, options: SshOptions) -> Builder {
         self.ssh = Some(options);
         self
+    }
+
+    /// Starts the worker from the host of another gateway, its hub, over that gateway's connection. What the spec says of a
+    /// [hub](Spec::via) is then of no importance.
+    ///
+    /// - `local` is the hub's host: the hub's own program is started there again, and nothing is transferred. The
+    ///   [program](Self::program) does not matter.
+    /// - A command is the hub's: it is started there, and the program is delivered through it. Where it is the one that the
+    ///   hub itself runs, the hub hands on its own copy.
+    /// - SSH starts from the hub's host, which looks up the name and makes the connection, and no more: configuration, keys,
+    ///   agents and known hosts are this side's, and what passes the hub is encrypted. `ProxyJump` starts there too;
+    ///   a `ProxyCommand` cannot. `openssh` is a command, and with it the keys are the hub's.
+    ///
+    /// The leaf keeps the hub's handle alive. When the hub ends, so do its leaves: [`exit`](Gateway::exit) ends them first, and if
+    /// it is lost, their [ends](GatewayEnd::hub) name it. A leaf may be a hub in turn.
+    ///
+    /// ```no_run
+    /// # use farcall::{Gateway, Spec};
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let bastion = Gateway::open(&Spec::ssh("bastion")).await?;
+    /// let inside = Gateway::builder(Spec::ssh("db1.internal")).via(&bastion).open().await?;
+    /// println!("{}", inside.info().await?.host);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn via(mut self, hub: &Gateway) -> Builder {
+        self.hub = Some(hub.clone());
+        self
+    }
+
+    /// As [`via`](Self::via), for a worker that is a part of its hub.
+    pub(crate) fn inside(self, hub: &Gateway) -> Builder {
+        Builder { hub: Some(hub.clone()), inside: true, ..self }
     }
 
     /// Limits of the connection on this side: channels, windows, messages. Heartbeat and lease are the spec's.
@@ -277,6 +331,9 @@ impl Builder {
     /// As [`open`](Self::open), with an id that was taken before.
     pub(crate) async fn open_as(self, id: Id) -> Result<Gateway, OpenError> {
         let initialised = program().ok_or(OpenError::BeforeInit)?;
+        if let (Some(via), None) = (self.spec.asked_via(), &self.hub) {
+            return Err(OpenError::UnresolvedVia { via: via.to_owned() });
+        }
         let driver = driver().map_err(OpenError::Driver)?;
         // There, because byte streams belong to the runtime that they are made on.
         let mut establishing = AbortOnDrop(driver.spawn(self.establish(id, initialised, driver.clone())));
@@ -297,7 +354,11 @@ impl Builder {
         driver: tokio::runtime::Handle,
     ) -> Result<Gateway, OpenError> {
         let target = self.spec.target();
-        let place: Arc<str> = target.to_string().into();
+        let hub = self.hub;
+        let place: Arc<str> = match &hub {
+            None => target.to_string().into(),
+            Some(hub) => format!("{target} via {}", hub.id()).into(),
+        };
         let program = match self.program {
             Some(program) => program,
             None => this_program().map_err(OpenError::Program)?,
@@ -310,8 +371,11 @@ impl Builder {
         options.arguments = role.to_arguments();
         options.greeting = greeting();
         tracing::debug!(gateway = %role.id, %place, "launch");
-        let launched = farcall_bootstrap::launch(&target, &program, &options).await?;
-        let Launched { reader, writer, stderr, process, platform, delivery, .. } = launched;
+        let launched = match &hub {
+            None => farcall_bootstrap::launch(&target, &program, &options).await?,
+            Some(hub) => via::launch(hub, &target, &program, options, &place).await?,
+        };
+        let Launched { reader, writer, stderr, process, platform, delivery, image } = launched;
         let config = Config { heartbeat: life.heartbeat, lease: life.lease, ..self.config };
         let options = Options { config, driver: Some(driver.clone()), ..Options::default() };
         let started = Connection::start(reader, writer, farcall_channel::Role::Coordinator, options).await;
@@ -332,22 +396,34 @@ impl Builder {
             stderr,
             grace: life.grace,
             kill: Arc::clone(&kill),
+            hub: hub.as_ref().map(|hub| Hub::of(hub, self.inside)),
         };
         // Ends with the gateway.
         driver.spawn(end::watch(watched, tell));
+        let prints = match &hub {
+            Some(hub) if self.inside => Arc::clone(&hub.inner().prints),
+            _ => Arc::default(),
+        };
         let gateway = Gateway::new(Inner {
             id,
             place,
             connection,
             end,
             kill,
-            prints: Arc::new(Prints::default()),
+            prints,
             platform,
             delivery,
             pid: std::sync::OnceLock::new(),
             tasks: Arc::clone(&initialised.tasks),
             driver,
+            life,
+            image,
+            hub: hub.as_ref().map(|hub| Hub::of(hub, self.inside)),
+            via: Via::default(),
         });
+        if let Some(hub) = &hub {
+            hub.inner().via.add(&gateway);
+        }
         match tokio::time::timeout(HELLO_LIMIT, agree(&gateway, initialised)).await {
             Ok(agreed) => agreed.map(|()| gateway),
             Err(_) => Err(OpenError::Silent { place: gateway.place().to_owned() }),
@@ -381,7 +457,8 @@ async fn agree(gateway: &Gateway, initialised: &Initialised) -> Result<(), OpenE
     let prints: Result<Channel<(), crate::Printed>, _> = connection.open(Request::Prints.to_bytes()).await;
     let Ok(prints) = prints else { return Err(ended().await) };
     // Ends with the connection.
-    inner.driver.spawn(Arc::clone(&inner.prints).gather(prints.split().1));
+    let all = !inner.hub.as_ref().is_some_and(Hub::is_whole);
+    inner.driver.spawn(Arc::clone(&inner.prints).gather(prints.split().1, all));
     if let Some(filter) = &initialised.log {
         let log: Result<Channel<String, crate::log::Event>, _> =
             connection.open(Request::Log.to_bytes()).await;

@@ -68,7 +68,7 @@ struct State {
     readers: usize,
     ended: bool,
     waiting_readers: Vec<Waker>,
-    writer: Option<Waker>,
+    waiting_writers: Vec<Waker>,
 }
 
 fn cost(printed: &Printed) -> usize {
@@ -80,11 +80,15 @@ impl Prints {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what comes until nothing more can. Runs on the driver, which never waits for it elsewhere.
-    pub(crate) async fn gather(self: Arc<Self>, mut receiver: Receiver<Printed>) {
+    /// Takes what comes until nothing more can; `all` if nothing comes from elsewhere then. Runs on the driver, which never
+    /// waits for it elsewhere.
+    pub(crate) async fn gather(self: Arc<Self>, mut receiver: Receiver<Printed>, all: bool) {
         while let Ok(Some(printed)) = receiver.recv().await {
             let mut printed = Some(printed);
             std::future::poll_fn(|cx| self.poll_push(&mut printed, cx)).await;
+        }
+        if !all {
+            return;
         }
         let mut state = self.lock();
         state.ended = true;
@@ -96,7 +100,9 @@ impl Prints {
     fn poll_push(&self, printed: &mut Option<Printed>, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         if state.readers > 0 && state.cost >= KEPT {
-            state.writer = Some(cx.waker().clone());
+            if !state.waiting_writers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                state.waiting_writers.push(cx.waker().clone());
+            }
             return Poll::Pending;
         }
         if let Some(printed) = printed.take() {
@@ -145,9 +151,9 @@ impl Output {
             return Poll::Pending;
         };
         state.cost -= cost(&printed);
-        let writer = state.writer.take();
+        let writers = std::mem::take(&mut state.waiting_writers);
         drop(state);
-        writer.into_iter().for_each(Waker::wake);
+        writers.into_iter().for_each(Waker::wake);
         Poll::Ready(Some(printed))
     }
 }
@@ -164,9 +170,9 @@ impl Drop for Output {
     fn drop(&mut self) {
         let mut state = self.prints.lock();
         state.readers -= 1;
-        let writer = state.writer.take();
+        let writers = std::mem::take(&mut state.waiting_writers);
         drop(state);
-        writer.into_iter().for_each(Waker::wake);
+        writers.into_iter().for_each(Waker::wake);
     }
 }
 

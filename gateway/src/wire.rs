@@ -10,6 +10,8 @@
 //! | `p` prints | | [`Printed`](crate::Printed), as long as it lives |
 //! | `l` log | a filter | [`Event`](crate::log::Event)s, as long as it lives |
 //! | `c` command | [`CommandOrder`]s, the first is the plan | [`CommandReport`]s |
+//! | `v` relay | [`RelayOrder`]s, the first is the plan | [`RelayReport`]s |
+//! | `d` dial | one [`DialOrder`] | one [`DialReport`] |
 //! | `f` finish | | when all is done and told, `()` |
 
 use bytes::Bytes;
@@ -29,6 +31,8 @@ pub(crate) enum Request<'a> {
     Prints,
     Log,
     Command,
+    Relay,
+    Dial,
     Finish,
 }
 
@@ -42,6 +46,8 @@ impl<'a> Request<'a> {
             Request::Prints => Bytes::from_static(b"p"),
             Request::Log => Bytes::from_static(b"l"),
             Request::Command => Bytes::from_static(b"c"),
+            Request::Relay => Bytes::from_static(b"v"),
+            Request::Dial => Bytes::from_static(b"d"),
             Request::Finish => Bytes::from_static(b"f"),
         }
     }
@@ -56,6 +62,8 @@ impl<'a> Request<'a> {
             b"p" => Some(Request::Prints),
             b"l" => Some(Request::Log),
             b"c" => Some(Request::Command),
+            b"v" => Some(Request::Relay),
+            b"d" => Some(Request::Dial),
             b"f" => Some(Request::Finish),
             _ => None,
         }
@@ -180,6 +188,91 @@ pub(crate) enum ExitReport {
     Signal(i32),
 }
 
+/// What a hub is to start for a leaf.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RelayPlan {
+    /// `None` for the hub's own program.
+    pub(crate) program: Option<Name>,
+    pub(crate) arg0: Option<Name>,
+    pub(crate) args: Vec<Name>,
+    pub(crate) env: Vec<(Name, Name)>,
+    /// Made if it is missing.
+    pub(crate) directory: Option<Name>,
+    pub(crate) nice: Option<i32>,
+    /// In bytes.
+    pub(crate) memory: Option<u64>,
+    pub(crate) stdin: Receiver<Bytes, Raw>,
+    pub(crate) stdout: Sender<Bytes, Raw>,
+    pub(crate) stderr: Sender<Bytes, Raw>,
+}
+
+/// From the side that relays a leaf.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum RelayOrder {
+    Start(Box<RelayPlan>),
+    /// Write the hub's own program, of so many bytes, to the input.
+    Feed {
+        length: u64,
+    },
+    Kill,
+}
+
+/// To the side that relays a leaf.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum RelayReport {
+    Started {
+        pid: u32,
+    },
+    /// As of [`CommandReport`].
+    NotStarted {
+        step: String,
+        code: Option<i32>,
+        message: String,
+    },
+    /// The program was written, or none of it.
+    Fed {
+        written: bool,
+    },
+    Ended {
+        status: ExitReport,
+    },
+    /// The worker could not follow it any more.
+    Lost {
+        message: String,
+    },
+}
+
+/// A connection that a hub is to make.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DialOrder {
+    /// An address or a name.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) family: DialFamily,
+    /// To the host.
+    pub(crate) input: Receiver<Bytes, Raw>,
+    /// From the host.
+    pub(crate) output: Sender<Bytes, Raw>,
+}
+
+/// Which addresses may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum DialFamily {
+    Any,
+    V4,
+    V6,
+}
+
+/// What came of a [`DialOrder`].
+#[derive(Serialize, Deserialize)]
+pub(crate) enum DialReport {
+    Connected,
+    /// The name has no address; why.
+    Unresolved(String),
+    /// No address took the connection; why.
+    Unreached(String),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +287,8 @@ mod tests {
             Request::Prints,
             Request::Log,
             Request::Command,
+            Request::Relay,
+            Request::Dial,
             Request::Finish,
         ];
         for request in all {

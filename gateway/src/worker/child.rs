@@ -43,6 +43,8 @@ pub struct Launch {
     stdout: Output,
     stderr: Output,
     terminal: Option<Size>,
+    memory: Option<u64>,
+    nice: i32,
 }
 
 /// Why a command could not be started. Nothing is left of the attempt.
@@ -80,6 +82,8 @@ impl Launch {
             stdout: Output::default(),
             stderr: Output::default(),
             terminal: None,
+            memory: None,
+            nice: 0,
         }
     }
 
@@ -162,6 +166,20 @@ impl Launch {
         self
     }
 
+    /// Limits the memory of its process to so many bytes: see [`limit_memory`](super::limits::limit_memory).
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// Adds to its niceness.
+    #[must_use]
+    pub fn nice(mut self, increment: i32) -> Self {
+        self.nice = increment;
+        self
+    }
+
     /// Starts it. Blocks the thread until the program is executing, a fraction of a millisecond unless its file system
     /// is slow.
     ///
@@ -186,6 +204,8 @@ impl Launch {
             stdio: theirs,
             terminal: self.terminal.is_some(),
             descriptors: super::limits::descriptors_of_children(),
+            memory: self.memory,
+            nice: self.nice,
         };
         let started = spawn::spawn(plan).map_err(|error| failed(error.step)(error.source))?;
 

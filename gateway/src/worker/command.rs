@@ -84,13 +84,13 @@ async fn live(mut channel: Channel<CommandReport, CommandOrder>, _present: Comma
 }
 
 /// Waits until the command has ended and its output still is not all taken though it was cut.
-async fn unread(control: &Control) -> Status {
+pub(super) async fn unread(control: &Control) -> Status {
     let status = control.ended().await;
     tokio::time::sleep(HELD_OPEN + MARGIN).await;
     status
 }
 
-fn report_of(status: Status) -> ExitReport {
+pub(super) fn report_of(status: Status) -> ExitReport {
     match status {
         Status::Code(code) => ExitReport::Code(code),
         Status::Signal(signal) => ExitReport::Signal(signal),
@@ -138,7 +138,7 @@ fn prepare(plan: CommandPlan) -> (Launch, Piped) {
     (launch, Piped { stdin: plan.stdin, stdout, stderr })
 }
 
-fn not_started(error: &SpawnError) -> CommandReport {
+pub(super) fn not_started(error: &SpawnError) -> CommandReport {
     match error {
         SpawnError::Step { step, source, .. } => CommandReport::NotStarted {
             step: step.to_string(),
@@ -154,7 +154,7 @@ fn not_started(error: &SpawnError) -> CommandReport {
 }
 
 /// Moves the output, and returns how the command ended.
-async fn follow(
+pub(super) async fn follow(
     running: &mut Running,
     mut stdout: Option<Sender<Bytes, Raw>>,
     mut stderr: Option<Sender<Bytes, Raw>>,

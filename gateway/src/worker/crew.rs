@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::context::States;
 use crate::host::{RunningTask, Status};
 use crate::tasks::Tasks;
+use crate::worker::relay::Relays;
 
 /// More tasks than these are not listed one by one.
 const MAX_LISTED: usize = 256;
@@ -32,6 +33,7 @@ pub(crate) struct Crew {
     runtime: Mutex<Option<Runtime>>,
     /// The thread of commands, made for the first one: starting a program may have to wait for a file system.
     starter: Mutex<Option<DriverThread>>,
+    pub(crate) relays: Relays,
     roll: Mutex<Roll>,
     /// Something ended.
     left: Notify,
@@ -82,6 +84,7 @@ impl Crew {
             slot_count: slots,
             runtime: Mutex::default(),
             starter: Mutex::default(),
+            relays: Relays::default(),
             roll: Mutex::default(),
             left: Notify::new(),
             commands: AtomicUsize::new(0),
@@ -117,9 +120,14 @@ impl Crew {
         // With its runtime go the commands, and with their handles their process groups.
         drop(self.starter.lock().unwrap_or_else(PoisonError::into_inner).take());
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(runtime) = runtime {
-            runtime.shutdown_timeout(limit);
-        }
+        std::thread::scope(|scope| {
+            let relays = || self.relays.stop(limit);
+            // Without a thread the leaves end with the process.
+            let _ = self.relays.any().then(|| std::thread::Builder::new().spawn_scoped(scope, relays));
+            if let Some(runtime) = runtime {
+                runtime.shutdown_timeout(limit);
+            }
+        });
     }
 
     fn roll(&self) -> MutexGuard<'_, Roll> {

@@ -8,15 +8,18 @@
 pub mod child;
 mod command;
 pub(crate) mod crew;
+mod dial;
 mod early;
 #[cfg(target_os = "linux")]
 mod guard;
 pub mod guardian;
 pub mod limits;
+mod name;
 pub(crate) mod panics;
 mod process;
 mod pty;
 mod reactor;
+mod relay;
 pub(crate) mod run;
 mod running;
 pub(crate) mod serve;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::crew::Crew;
 use super::guardian::{Guarded, Lease};
 use super::stdio::{self, Moved, Prints};
-use super::{command, early, guardian, limits, panics};
+use super::{command, dial, early, guardian, limits, panics, relay};
 use crate::host::Info;
 use crate::output::Printed;
 use crate::role::{Life, Role};
@@ -177,6 +177,8 @@ impl Server {
             },
             Some(Request::Log) => drop(tokio::spawn(log(incoming.accept()))),
             Some(Request::Command) => command::start(incoming.accept(), &self.crew),
+            Some(Request::Relay) => relay::start(incoming.accept(), &self.crew),
+            Some(Request::Dial) => dial::start(incoming.accept(), &self.crew),
             Some(Request::Finish) => {
                 if let Err(error) = self.finish.try_send(incoming.accept()) {
                     drop(error);

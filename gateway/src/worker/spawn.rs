@@ -28,6 +28,10 @@ pub(super) struct Plan {
     /// Leads a session with descriptor 0 as its controlling terminal, rather than only a group.
     pub(super) terminal: bool,
     pub(super) descriptors: Option<Rlimit>,
+    /// The limit of memory in bytes: see [`super::limits::limit_memory`].
+    pub(super) memory: Option<u64>,
+    /// Added to the niceness; zero changes nothing.
+    pub(super) nice: i32,
 }
 
 /// What a start consists of, in order.
@@ -48,6 +52,10 @@ pub enum Step {
     Descriptors,
     /// The limit on descriptors.
     Limit,
+    /// The limit of memory.
+    Memory,
+    /// The niceness.
+    Nice,
     /// The program itself.
     Execute,
 }
@@ -62,6 +70,8 @@ impl std::fmt::Display for Step {
             Self::Directory => "enter its directory",
             Self::Descriptors => "give it its descriptors",
             Self::Limit => "restore its limits",
+            Self::Memory => "limit its memory",
+            Self::Nice => "set its niceness",
             Self::Execute => "execute the program",
         })
     }
@@ -133,13 +143,23 @@ mod linux {
         stdio: [c_int; 3],
         terminal: bool,
         descriptors: Option<Rlimit>,
+        memory: Option<u64>,
+        nice: c_int,
         /// Reported back: the step that failed (its place in [`STEPS`], from one), and its error number.
         failed_step: AtomicI32,
         errno: AtomicI32,
     }
 
-    const STEPS: [Step; 6] =
-        [Step::Group, Step::Terminal, Step::Directory, Step::Descriptors, Step::Limit, Step::Execute];
+    const STEPS: [Step; 8] = [
+        Step::Group,
+        Step::Terminal,
+        Step::Directory,
+        Step::Descriptors,
+        Step::Limit,
+        Step::Memory,
+        Step::Nice,
+        Step::Execute,
+    ];
 
     /// Starts what `plan` says. Blocks until the program is executing or has failed to: as long as reading its first
     /// page takes.
@@ -173,6 +193,8 @@ mod linux {
             stdio: stdio.each_ref().map(|fd| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
             terminal: plan.terminal,
             descriptors: plan.descriptors,
+            memory: plan.memory,
+            nice: plan.nice,
             failed_step: AtomicI32::new(0),
             errno: AtomicI32::new(0),
         };
@@ -302,6 +324,17 @@ mod linux {
             {
                 return (Step::Limit, error.raw_os_error());
             }
+            if let Some(bytes) = orders.memory {
+                let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+                if let Err(error) = setrlimit(Resource::Data, limit) {
+                    return (Step::Memory, error.raw_os_error());
+                }
+            }
+            if orders.nice != 0
+                && let Err(error) = rustix::process::nice(orders.nice)
+            {
+                return (Step::Nice, error.raw_os_error());
+            }
             SignalSet::empty().install();
             (Step::Execute, execute(orders))
         }
@@ -358,7 +391,7 @@ pub(super) fn spawn(plan: Plan) -> Result<Started, Failed> {
     }
     let [stdin, stdout, stderr] = plan.stdio.map(|fd| fd.map_or_else(Stdio::inherit, Stdio::from));
     command.stdin(stdin).stdout(stdout).stderr(stderr);
-    let (terminal, descriptors) = (plan.terminal, plan.descriptors);
+    let (terminal, descriptors, memory, nice) = (plan.terminal, plan.descriptors, plan.memory, plan.nice);
     if !terminal {
         command.process_group(0);
     }
@@ -372,6 +405,13 @@ pub(super) fn spawn(plan: Plan) -> Result<Started, Failed> {
             }
             if let Some(limit) = &descriptors {
                 rustix::process::setrlimit(rustix::process::Resource::Nofile, *limit)?;
+            }
+            if let Some(bytes) = memory {
+                let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+                rustix::process::setrlimit(rustix::process::Resource::Data, limit)?;
+            }
+            if nice != 0 {
+                rustix::process::nice(nice)?;
             }
             Ok(())
         });
