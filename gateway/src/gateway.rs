@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use farcall_bootstrap::Delivery;
@@ -350,6 +351,10 @@ impl Gateway {
         }
         leaves.iter().for_each(Gateway::exit);
         let connection = self.inner.connection.clone();
+        let closing = connection.clone();
+        let mut closing = Box::pin(async move { closing.close().await });
+        // From here on nothing new begins.
+        let _ = closing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         // Ends when the leaves have ended, which is bounded for each.
         self.inner.driver.spawn(async move {
             let ended = async {
@@ -358,7 +363,7 @@ impl Gateway {
                 }
             };
             tokio::select! {
-                _ = connection.close() => {}
+                _ = closing => {}
                 () = ended => connection.abort(REASON),
             }
         });

@@ -108,12 +108,12 @@ async fn one(
 ) -> Result<Gateway, NotStarted> {
     let builder = match through {
         None => builder,
-        Some(Through::Ready(hub)) => led_through(builder, &hub),
+        Some(Through::Ready(hub)) => builder.via(&hub),
         // Before its turn: those that wait for a hub must not keep the hub from starting.
         Some(Through::Awaited { via, mut hub }) => {
             let told = hub.wait_for(Option::is_some).await.map(|told| told.clone());
             match told.ok().flatten().flatten() {
-                Some(hub) => led_through(builder, &hub),
+                Some(hub) => builder.via(&hub),
                 None => return Err(NotStarted::Hub { via }),
             }
         }
@@ -121,9 +121,4 @@ async fn one(
     // The semaphore is never closed.
     let _turn = turns.acquire_owned().await;
     builder.open_as(id).await.map_err(|error: OpenError| error.into())
-}
-
-/// Only a place to say it in so far.
-fn led_through(builder: Builder, _hub: &Gateway) -> Builder {
-    builder
 }
