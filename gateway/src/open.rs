@@ -301,6 +301,7 @@ impl Builder {
     }
 
     /// As [`via`](Self::via), for a worker that is a part of its hub.
+    #[expect(dead_code, reason = "isolated tasks are about to use it")]
     pub(crate) fn inside(self, hub: &Gateway) -> Builder {
         Builder { hub: Some(hub.clone()), inside: true, ..self }
     }
