@@ -356,7 +356,10 @@ impl Shared {
         state.collect(&mut wakes);
         if state.answering && state.mux.wants_transmit() {
             state.answering = false;
-            if let Some((writer, waker)) = state.idle.take() {
+            // One that has failed is the loop's to shut down.
+            if state.failed.is_none()
+                && let Some((writer, waker)) = state.idle.take()
+            {
                 drop(state);
                 wakes.wake();
                 self.write_directly(writer, waker);
