@@ -98,6 +98,53 @@ async fn a_configuration_that_ssh_refuses_is_an_error_with_its_words() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_with_spaces_in_their_names_are_found() {
+    let (home, sshd) = (TempHome::new(), Sshd::start());
+    let known = home.write("a folder/known hosts", &sshd.known_hosts());
+    let key = home.ssh("a folder/a key");
+    std::fs::copy(sshd.client_key().path(), &key).expect("copied");
+    let config = format!(
+        "Host server\n  HostName 127.0.0.1\n  Port {}\n  IdentityFile \"{}\"\n  IdentitiesOnly yes\n  \
+         UserKnownHostsFile /nonexistent \"{}\"\n  GlobalKnownHostsFile none\n",
+        sshd.port(),
+        key.display(),
+        known.display()
+    );
+    for options in both_ways(&options(&home, &config)) {
+        let session = reach("server", &options).await.expect("let in");
+        assert_eq!(printed(&session, "echo in").await, "in\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_the_program_can_do_is_said_with_the_way_to_have_it() {
+    let home = TempHome::new();
+    let sshd = Sshd::builder().option("GSSAPIAuthentication yes").start();
+    let leads_on = |error: &farcall_bootstrap::LaunchError| {
+        assert!(error.hint().expect("a hint").contains("openssh://"), "{error}");
+    };
+    let config = format!("{}  KnownHostsCommand /bin/cat /etc/keys\n", sshd.config("server"));
+    for options in both_ways(&options(&home, &config)) {
+        let error = reach("server", &options).await.expect_err("not understood");
+        assert_eq!((error.step(), error.class()), (Step::Config, Class::Connect));
+        assert!(error.to_string().contains("KnownHostsCommand"), "{error}");
+        leads_on(&error);
+    }
+    let key = sshd.client_key().path().display().to_string();
+    let keyless = sshd.config("server").replace(&key, "/nonexistent/key");
+    let config = format!("{keyless}  GSSAPIAuthentication yes\n");
+    for options in both_ways(&options(&home, &config)) {
+        let error = reach("server", &options).await.expect_err("no ticket and no key");
+        assert_eq!(error.class(), Class::Auth);
+        assert!(error.hint().expect("a hint").contains("gssapi-with-mic: "), "{error}");
+        leads_on(&error);
+    }
+    // Who does not want it is not told of it.
+    let error = reach("server", &options(&home, &keyless)).await.expect_err("no key");
+    assert!(!error.to_string().contains("openssh://"), "{error}");
+}
+
 /// Our parser against the program, on configurations made to differ where parsers differ.
 #[test]
 fn our_parser_agrees_with_the_program() {
@@ -114,6 +161,8 @@ fn our_parser_agrees_with_the_program() {
         "Host b\n  Include inc\nHost a\n  User mine\n",
         "Host a\n  Include inc\n  Port 5\n",
         "Host a\n  HostName %h.example.org\n  User u\n",
+        "Host a\n  HostName fe80::1%%lo\n",
+        "UserKnownHostsFile \"/with a space/known\" /plain\nGlobalKnownHostsFile \"/another one\"\n",
         "ProxyJump j1,u@j2:22\nProxyCommand nc %h %p\n",
         "ProxyCommand nc %h %p\nProxyJump j1\n",
         "ProxyJump none\n",

@@ -12,7 +12,7 @@ use russh::{MethodKind, MethodSet, SendError, Signer};
 use tokio::net::UnixStream;
 
 use super::clock::{Clock, Late};
-use super::config::{Config, Method};
+use super::config::{Config, Method, SYSTEM_SSH};
 use super::handler::{Client, SharedReport};
 use super::identity::{Agent, Identity, Shown, SignedBy, gather};
 use super::keyring::{KeyFileError, Keyring};
@@ -22,7 +22,14 @@ use super::options::{Prompter, Question, SshOptions};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthError {
     #[error("{user} was not let in by {}", describe(.tried))]
-    Refused { user: String, tried: Vec<String>, accepted: Vec<&'static str>, problems: Vec<String> },
+    Refused {
+        user: String,
+        tried: Vec<String>,
+        accepted: Vec<&'static str>,
+        /// What the server accepts and the configuration asks for, and only the `ssh` program knows.
+        foreign: Vec<&'static str>,
+        problems: Vec<String>,
+    },
     #[error("the connection ended during authentication: {reason}")]
     Ended { reason: String },
     #[error(transparent)]
@@ -38,12 +45,14 @@ fn describe(tried: &[String]) -> String {
 impl AuthError {
     /// What a person can do about it.
     pub(crate) fn hint(&self) -> Option<String> {
-        let AuthError::Refused { accepted, problems, tried, .. } = self else { return None };
+        let AuthError::Refused { accepted, foreign, problems, tried, .. } = self else { return None };
         let mut hints = problems.clone();
         if !accepted.is_empty() {
             hints.push(format!("the server accepts {}", accepted.join(", ")));
         }
-        if tried.is_empty() {
+        if !foreign.is_empty() {
+            hints.push(format!("for {}: {SYSTEM_SSH}", foreign.join(", ")));
+        } else if tried.is_empty() {
             hints.push("name a key with IdentityFile, or start an agent that holds one".to_owned());
         }
         (!hints.is_empty()).then(|| hints.join("; "))
@@ -204,11 +213,14 @@ impl Conversation<'_> {
                 Outcome::Skipped => exhausted.push(method),
             }
         }
-        let accepted = accepted.map(|set| set.iter().map(<&str>::from).collect()).unwrap_or_default();
+        let accepted: Vec<&str> =
+            accepted.map(|set| set.iter().map(<&str>::from).collect()).unwrap_or_default();
+        let foreign = self.config.foreign.iter().copied().filter(|name| accepted.contains(name)).collect();
         Err(AuthError::Refused {
             user: self.config.user.clone(),
             tried: self.tried,
             accepted,
+            foreign,
             problems: self.problems,
         })
     }

@@ -59,6 +59,8 @@ pub(crate) struct Config {
     pub methods: Vec<Method>,
     /// How often a person is asked for one secret; 0 in batch mode.
     pub prompts: u32,
+    /// Ways of authenticating that the configuration asks for and that only the `ssh` program knows.
+    pub foreign: Vec<&'static str>,
     pub algorithms: AlgorithmSettings,
 }
 
@@ -103,6 +105,10 @@ pub(crate) enum ConfigError {
     Unsupported(&'static str),
 }
 
+/// What a person can do where a configuration needs what we do not have.
+pub(crate) const SYSTEM_SSH: &str =
+    "a host given as openssh://HOST is reached by the system's ssh, which knows that";
+
 /// Finds out how `ssh` would connect to `target`.
 pub(crate) async fn effective(target: &SshTarget, options: &SshOptions) -> Result<Config, LaunchError> {
     let failed = |error: ConfigError, said: &[u8]| {
@@ -114,6 +120,7 @@ pub(crate) async fn effective(target: &SshTarget, options: &SshOptions) -> Resul
                 "install the ssh program, which is asked for the configuration where it exists, or name a file \
                  without Match",
             ),
+            Some(ConfigError::Unsupported(_)) => failure.with_hint(SYSTEM_SSH),
             _ => failure,
         }
     };
@@ -226,6 +233,10 @@ impl Config {
         if get.flag("proxyusefdpass", false)? {
             return Err(ConfigError::Unsupported("ProxyUseFdpass"));
         }
+        // What it says can forbid a key as well as allow one, so it cannot be left out.
+        if get.text("knownhostscommand").is_some_and(|command| !command.eq_ignore_ascii_case("none")) {
+            return Err(ConfigError::Unsupported("KnownHostsCommand"));
+        }
         let proxy_command = match get.text("proxycommand") {
             Some(command) if jump.is_none() && !command.eq_ignore_ascii_case("none") => {
                 Some(tokens.command(command).map_err(expand("ProxyCommand"))?)
@@ -294,6 +305,13 @@ impl Config {
                 _ => None,
             },
             methods: methods(&get)?,
+            foreign: [
+                ("gssapi-with-mic", get.flag("gssapiauthentication", false)?),
+                ("hostbased", get.flag("hostbasedauthentication", false)?),
+            ]
+            .into_iter()
+            .filter_map(|(name, wanted)| wanted.then_some(name))
+            .collect(),
             prompts,
             algorithms: AlgorithmSettings {
                 kex: get.text("kexalgorithms").map(str::to_owned),

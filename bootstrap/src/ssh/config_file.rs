@@ -186,7 +186,7 @@ fn keyword_and_rest(line: &str) -> Option<(String, &str)> {
 
 /// The words of a value. A command is one, with everything in it.
 fn values(keyword: &str, rest: &str) -> Option<Vec<String>> {
-    if keyword == "proxycommand" {
+    if matches!(keyword, "proxycommand" | "knownhostscommand") {
         return Some(if rest.is_empty() { Vec::new() } else { vec![rest.to_owned()] });
     }
     words(rest)

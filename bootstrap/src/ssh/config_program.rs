@@ -92,7 +92,9 @@ fn parse_dump(text: &str) -> Raw {
         let keyword = keyword.to_ascii_lowercase();
         let words = match keyword.as_str() {
             // These name several files on a line; the others have one value, which may contain spaces.
-            "userknownhostsfile" | "globalknownhostsfile" => config_file::words(value).unwrap_or_default(),
+            "userknownhostsfile" | "globalknownhostsfile" => file_names(value),
+            // It is expanded already, and what follows the percent sign of an address is a network interface.
+            "hostname" => vec![unquoted(value).replace('%', "%%")],
             _ => vec![unquoted(value).to_owned()],
         };
         raw.entry(keyword).or_default().push(words);
@@ -100,7 +102,46 @@ fn parse_dump(text: &str) -> Raw {
     raw
 }
 
+/// Cuts a list of files. Versions that do not quote names with spaces leave open where one ends; the next begins in one of
+/// the ways in which names that mean the same in every folder begin.
+fn file_names(value: &str) -> Vec<String> {
+    let words = config_file::words(value).unwrap_or_default();
+    if value.contains('"') {
+        return words;
+    }
+    let mut names: Vec<String> = Vec::new();
+    for word in words {
+        match names.last_mut() {
+            Some(name) if !word.starts_with(['/', '~', '%', '$']) => {
+                name.push(' ');
+                name.push_str(&word);
+            }
+            _ => names.push(word),
+        }
+    }
+    names
+}
+
 /// Newer versions quote names with spaces.
 fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_spaces_are_found_whether_or_not_they_are_quoted() {
+        let files = |line: &str| parse_dump(line)["userknownhostsfile"][0].clone();
+        assert_eq!(files("userknownhostsfile /a b/c /d"), ["/a b/c", "/d"]);
+        assert_eq!(files("userknownhostsfile \"/a b/c\" \"/d /e\" f"), ["/a b/c", "/d /e", "f"]);
+        assert_eq!(
+            files("userknownhostsfile ~/.ssh/one %d/two ${X}/three"),
+            ["~/.ssh/one", "%d/two", "${X}/three"]
+        );
+        assert_eq!(files("userknownhostsfile none"), ["none"]);
+        assert_eq!(parse_dump("identityfile /x y")["identityfile"][0], ["/x y"]);
+        assert_eq!(parse_dump("hostname fe80::1%eth0")["hostname"][0], ["fe80::1%%eth0"]);
+    }
 }

@@ -112,6 +112,11 @@ fn what_is_not_understood_is_an_error() {
     assert!(matches!(refused("StrictHostKeyChecking maybe\n"), ConfigError::Value { .. }));
     assert!(matches!(refused("HostName a;b\n"), ConfigError::Host(_)));
     assert!(matches!(refused("ProxyUseFdpass yes\n"), ConfigError::Unsupported(_)));
+    assert!(matches!(
+        refused("KnownHostsCommand /bin/keys %H\n"),
+        ConfigError::Unsupported("KnownHostsCommand")
+    ));
+    assert!(parsed(&[("config", "KnownHostsCommand none\n")], &SshTarget::new("a")).is_ok());
     let absent = SshOptions { files: ConfigFiles::Only("/nonexistent/config".into()), ..options() };
     assert!(matches!(read_files(&SshTarget::new("a"), &absent), Err(ConfigError::File(FileError::Read(..)))));
 }

@@ -206,13 +206,15 @@ impl Attempts {
             };
         }
         self.begin(Step::Resolve);
-        let addresses = match clock.within(resolve::addresses(&self.config.host, self.config.family)).await {
+        let Config { host, port, family, .. } = &self.config;
+        let looking = resolve::endpoints(host, *port, *family);
+        let addresses = match clock.within(looking).await {
             Err(e) => return Err(Failure::Final(self.late(Step::Resolve, e))),
             Ok(Err(e)) => return Err(Failure::Final(self.error(Step::Resolve, Class::Resolve).because(e))),
             Ok(Ok(addresses)) => addresses,
         };
         self.begin(Step::Connect);
-        let dialing = dial::tcp(&addresses, self.config.port, self.config.bind_address);
+        let dialing = dial::endpoints(addresses, self.config.bind_address);
         let stream = match clock.within(dialing).await {
             Err(e) => return Err(Failure::Final(self.late(Step::Connect, e))),
             Ok(Err(e)) => return Err(Failure::Final(self.error(Step::Connect, Class::Connect).because(e))),

@@ -77,7 +77,15 @@ pub struct DialError {
 /// # Errors
 /// That of the first address, if none answers.
 pub async fn tcp(addresses: &[IpAddr], port: u16, bind: Option<IpAddr>) -> Result<TcpStream, DialError> {
-    let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port)).collect::<Vec<_>>().into_iter();
+    endpoints(addresses.iter().map(|&ip| SocketAddr::new(ip, port)).collect(), bind).await
+}
+
+/// The same for addresses with ports.
+pub(crate) async fn endpoints(
+    addresses: Vec<SocketAddr>,
+    bind: Option<IpAddr>,
+) -> Result<TcpStream, DialError> {
+    let mut waiting = addresses.into_iter();
     let mut running = JoinSet::new();
     let mut first_error = None;
     loop {
@@ -107,7 +115,7 @@ pub async fn tcp(addresses: &[IpAddr], port: u16, bind: Option<IpAddr>) -> Resul
         }
         if !more && running.is_empty() {
             return Err(first_error.unwrap_or_else(|| DialError {
-                address: SocketAddr::from(([0, 0, 0, 0], port)),
+                address: SocketAddr::from(([0, 0, 0, 0], 0)),
                 source: io::ErrorKind::AddrNotAvailable.into(),
             }));
         }

@@ -9,7 +9,8 @@
 //! KbdInteractiveAuthentication, NumberOfPasswordPrompts, BatchMode; UserKnownHostsFile, GlobalKnownHostsFile,
 //! StrictHostKeyChecking (`ask` means `yes`: nobody is asked), HostKeyAlias, HashKnownHosts, RevokedHostKeys (text),
 //! CASignatureAlgorithms; HostKeyAlgorithms, KexAlgorithms, Ciphers, MACs. Other ways of authenticating, such as
-//! Kerberos and keys in hardware without an agent, are the system `ssh`'s, which can be used as a command instead.
+//! Kerberos and keys in hardware without an agent, are the system `ssh`'s, which can be used as a command instead; so is
+//! KnownHostsCommand, which is an error here.
 
 mod algorithms;
 mod auth;

@@ -1,6 +1,6 @@
 //! Names to addresses, without the C library's look-up.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::Path;
 
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
@@ -42,6 +42,47 @@ pub(crate) enum ResolveError {
     Lookup(#[source] NetError),
     #[error("the name has no address of the wanted family")]
     Empty,
+    #[error("this machine has no network interface {0:?}")]
+    Interface(String),
+}
+
+/// Where to connect to for `name`, which may be an address with a network interface, such as `fe80::1%eth0`: the same
+/// link-local address can be at each of them.
+pub(crate) async fn endpoints(
+    name: &str,
+    port: u16,
+    family: Family,
+) -> Result<Vec<SocketAddr>, ResolveError> {
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    if let Some((address, interface)) = bare.split_once('%')
+        && let Ok(address) = address.parse::<Ipv6Addr>()
+    {
+        let scope = interface_index(interface)
+            .ok_or_else(|| ResolveError::Interface(interface.chars().take(64).collect()))?;
+        if !family.takes(&address.into()) {
+            return Err(ResolveError::Empty);
+        }
+        return Ok(vec![SocketAddrV6::new(address, port, 0, scope).into()]);
+    }
+    let found = addresses(name, family).await?;
+    Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+}
+
+/// The number of a network interface, which may be given instead of its name.
+fn interface_index(name: &str) -> Option<u32> {
+    if let Ok(number) = name.parse() {
+        return (number != 0).then_some(number);
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+        let any = socket(AddressFamily::INET, SocketType::DGRAM, None)
+            .or_else(|_| socket(AddressFamily::INET6, SocketType::DGRAM, None));
+        netdevice::name_to_index(any.ok()?, name).ok()
+    }
+    // Other systems' call is not to be had without unsafe code; there the number serves.
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// The addresses of `name`, in the order in which they are to be tried: families in turn, the first family first.
@@ -65,7 +106,7 @@ pub(crate) async fn addresses(name: &str, family: Family) -> Result<Vec<IpAddr>,
     if found.is_empty() { Err(ResolveError::Empty) } else { Ok(in_turn(found)) }
 }
 
-/// An address written as such, also in brackets. Zones of link-local addresses are left to the system.
+/// An address written as such, also in brackets.
 fn numeric(name: &str) -> Option<IpAddr> {
     let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
     bare.parse().ok()
@@ -146,6 +187,26 @@ mod tests {
         let local = addresses("localhost", Family::V4).await.expect("always known");
         assert!(local.iter().all(IpAddr::is_loopback));
         assert!(addresses("a.b.LOCALHOST.", Family::Any).await.is_ok());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_may_name_its_interface() {
+        let index: u32 = std::fs::read_to_string("/sys/class/net/lo/ifindex")
+            .expect("every machine has this interface")
+            .trim()
+            .parse()
+            .expect("a number");
+        let link_local: Ipv6Addr = "fe80::1".parse().expect("an address");
+        let expected = SocketAddr::from(SocketAddrV6::new(link_local, 22, 0, index));
+        for name in ["fe80::1%lo".to_owned(), "[fe80::1%lo]".to_owned(), format!("fe80::1%{index}")] {
+            assert_eq!(endpoints(&name, 22, Family::Any).await.expect("known"), [expected], "{name}");
+        }
+        assert!(matches!(endpoints("fe80::1%lo", 22, Family::V4).await, Err(ResolveError::Empty)));
+        for name in ["fe80::1%nowhere", "fe80::1%", "fe80::1%0"] {
+            let error = endpoints(name, 22, Family::Any).await.expect_err(name);
+            assert!(matches!(error, ResolveError::Interface(_)), "{name}: {error}");
+        }
     }
 
     #[test]
