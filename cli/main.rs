@@ -1,6 +1,7 @@
 //! The program `farcall`.
 
 mod args;
+mod check_json;
 mod check_table;
 mod commands;
 mod environment;

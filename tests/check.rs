@@ -40,3 +40,38 @@ fn all_well_is_0() {
     let printed = program.run(&["check", "-w", "local"]);
     assert_eq!((printed.code, &*printed.err), (0, "1 ok\n"), "{printed:?}");
 }
+
+#[test]
+fn objects_for_programs_say_the_same() {
+    let program = Program::with_hosts(1);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dead = format!("Host dead\n  HostName 127.0.0.1\n  Port {port}\n");
+    program.home.write("config", &(program.home.read("config") + &dead));
+    let printed = program.run(&["check", "--json", "-w", "n1,dead,local"]);
+    assert_eq!(printed.code, 4, "{printed:?}");
+    let objects: Vec<serde_json::Value> =
+        printed.out.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    let [dead, local, n1] = &objects[..] else { panic!("{objects:?}") };
+    assert_eq!(
+        (&dead["host"], &dead["class"], &dead["step"]),
+        (&"dead".into(), &"connect".into(), &"connect".into())
+    );
+    assert!(dead["message"].as_str().unwrap().contains("connection refused"), "{dead}");
+    assert!(dead.get("platform").is_none() && dead["steps_ms"].get("connect").is_none(), "{dead}");
+    let steps = |object: &serde_json::Value| {
+        object["steps_ms"].as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
+    };
+    let platform = format!("{}-linux", std::env::consts::ARCH);
+    for (object, host, way) in [(local, "local", "start"), (n1, "n1", "auth connect keys resolve start")] {
+        assert_eq!((&object["host"], &object["class"]), (&host.into(), &"ok".into()), "{object}");
+        assert_eq!(
+            (steps(object).as_str(), object["platform"].as_str()),
+            (way, Some(&*platform)),
+            "{object}"
+        );
+        assert!(object["ms"].is_u64() && object["clock_ahead_ms"].is_i64(), "{object}");
+        assert!(object.get("message").is_none(), "{object}");
+    }
+    assert_eq!(printed.last_line(), "2 ok, 1 unreachable", "{}", printed.err);
+    program.wait_until_idle();
+}

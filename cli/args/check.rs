@@ -16,7 +16,8 @@ failed is explained below, with what to do about it. The exit code is 0 when all
 
 Examples:
   farcall check -a
-  farcall check -w web[01-20] -J bastion")]
+  farcall check -w web[01-20] -J bastion
+  farcall check -a --json | jq -r 'select(.class!=\"ok\") | .host + \": \" + .message'")]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) hosts: HostArgs,
@@ -34,4 +35,8 @@ pub(crate) struct CheckArgs {
         default_value = "64"
     )]
     pub(crate) at_once: NonZeroU16,
+
+    /// One JSON object a host on standard output, nothing else there
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::CommandError;
 use crate::args::check::CheckArgs;
+use crate::check_json::{self, Checked};
 use crate::check_table::{Cell, Row, STEPS, table};
 use crate::environment::Environment;
 use crate::exit::{Ended, Exit, Interrupt};
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &CheckArgs, environment: &Environment) -> Result<Exit, C
     })?;
     runtime.shutdown_background();
     prompt::restore();
-    show(&hosts, found, interrupt)
+    show(&hosts, found, interrupt, args.json)
 }
 
 /// Shows the hosts that were checked, and what is wrong with them.
@@ -55,19 +56,27 @@ fn show(
     hosts: &[Host],
     mut found: BTreeMap<usize, Found>,
     interrupt: Option<Interrupt>,
+    json: bool,
 ) -> Result<Exit, CommandError> {
     let (mut rows, mut outcomes) = (Vec::new(), Vec::new());
+    let mut out = io::BufWriter::new(io::stdout().lock());
     for (at, host) in hosts.iter().enumerate() {
-        outcomes.push(match found.remove(&at) {
-            None => Outcome::NotStarted,
+        let (checked, outcome) = match found.remove(&at) {
+            None => (None, Outcome::NotStarted),
             Some(found) => {
-                rows.push(found.row(host));
-                found.failure.map_or(Outcome::Exited { code: 0 }, Outcome::Failed)
+                let checked = Checked { row: found.row(host), took: found.ended - found.began };
+                (Some(checked), found.failure.map_or(Outcome::Exited { code: 0 }, Outcome::Failed))
             }
-        });
+        };
+        if json {
+            check_json::write(&mut out, host, &outcome, checked.as_ref())?;
+        }
+        rows.extend(checked.map(|checked| checked.row));
+        outcomes.push(outcome);
     }
-    let mut out = io::stdout().lock();
-    out.write_all(table(&rows).as_bytes())?;
+    if !json {
+        out.write_all(table(&rows).as_bytes())?;
+    }
     out.flush()?;
     let mut err = io::stderr().lock();
     for line in summary::lines(hosts, &outcomes, false) {
