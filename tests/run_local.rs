@@ -123,3 +123,31 @@ fn a_reader_that_goes_ends_the_run() {
     running.close_output();
     assert_eq!(running.end().code, 141, "as a shell would see it of process {pid}");
 }
+
+#[test]
+fn hosts_come_from_the_groups_file() {
+    let program = Program::alone();
+    let folder = program.home.path().join(".config/farcall");
+    std::fs::create_dir_all(&folder).unwrap();
+    let groups = "# what there is\nfarm: 3*local\nodd: local#2\nrest: @farm!@odd\n";
+    std::fs::write(folder.join("groups"), groups).unwrap();
+    let run = |hosts: &[&str]| {
+        let printed = program.run(&[&["run", "-N"], hosts, &["echo $PPID"]].concat());
+        assert_eq!(printed.code, 0, "{printed:?}");
+        (printed.out.lines().count(), printed.last_line().to_owned())
+    };
+    assert_eq!(run(&["-w", "@farm"]), (3, "3 ok".to_owned()));
+    assert_eq!(run(&["-w", "@rest"]), (2, "2 ok".to_owned()));
+    assert_eq!(run(&["-a"]), (3, "3 ok".to_owned()));
+    assert_eq!(run(&["-a", "-x", "@odd"]), (2, "2 ok".to_owned()));
+    let other = program.home.path().join("others");
+    std::fs::write(&other, "all: local\nmore: 5*local\n").unwrap();
+    assert_eq!(run(&["--groups", other.to_str().unwrap(), "-a"]), (1, "1 ok".to_owned()));
+
+    let printed = program.run(&["run", "-w", "@nobody", "true"]);
+    assert_eq!(printed.code, 2, "{printed:?}");
+    assert!(printed.err.contains("nobody") && printed.err.contains("farm"), "{}", printed.err);
+    let printed = Program::alone().run(&["run", "-a", "true"]);
+    assert_eq!(printed.code, 2, "{printed:?}");
+    assert!(printed.err.contains("there is none: looked for "), "{}", printed.err);
+}
