@@ -16,9 +16,9 @@ use crate::error::ConnectionError;
 use crate::mux::Transmit;
 use crate::sync::Arc;
 
-/// About as many bytes are handed to the byte stream in one write. Reader and writer of a pipe get in each other's way with
-/// each call, so few large ones are faster; but while one call fills a whole pipe the other side waits for it.
-const WRITE_LIMIT: usize = 256 * 1024;
+/// About as many bytes are handed to the byte stream in one write: a pipe's usual capacity at the most. Reader and writer of
+/// a pipe get in each other's way with each call, so few large ones are faster.
+const WRITE_LIMIT: usize = 1024 * 1024;
 /// The largest write buffer that is kept while nothing is sent.
 const WRITE_KEPT: usize = 128 * 1024;
 

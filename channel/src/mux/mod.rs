@@ -10,7 +10,7 @@
 //! `max_channels × (initial_window + requests and errors) + growth_budget + assembly_budget` bytes: a channel holds no more
 //! than its window, windows grow only out of the growth budget, and a message longer than its window is admitted only
 //! once its whole length is taken from the assembly budget. A sender's queue holds no more than its channel's window.
-//! [`Config::memory_bound`] computes it. The loops that drive it add at most 256 KiB of bytes just read, 256 KiB to be written,
+//! [`Config::memory_bound`] computes it. The loops that drive it add at most 256 KiB of bytes just read, 1 MiB to be written,
 //! and 1 MiB of spare buffers, which they give back when the connection is idle.
 
 mod assembly;
