@@ -183,7 +183,7 @@ pub async fn launch_via(
         Target::Ssh(_) => launch(target, program, options).await,
         Target::Local => {
             let start = settled(None, options.arguments.clone());
-            let (started, _) = start_at(hub, &host, Step::Exec, start).await?;
+            let (started, _) = start_at(hub, &host, Step::Exec, start, options.start_limit).await?;
             let mut start = Start::new(&host, started, Stage::already_running(options));
             start.artifact = hub.image().cloned();
             start.platform = start.artifact.as_ref().map(|image| image.platform().clone());
@@ -192,7 +192,7 @@ pub async fn launch_via(
         Target::Command(command) if command.form == CommandForm::Worker => {
             let args = command.args.iter().chain(&options.arguments).cloned().collect();
             let start = settled(Some(command.program.clone()), args);
-            let (started, _) = start_at(hub, &host, Step::Exec, start).await?;
+            let (started, _) = start_at(hub, &host, Step::Exec, start, options.start_limit).await?;
             Start::new(&host, started, Stage::already_running(options)).run(options).await
         }
         Target::Command(command) => {
@@ -203,7 +203,7 @@ pub async fn launch_via(
             };
             let args = carrying(command, &stage);
             let start = HubStart { program: Some(command.program.clone()), args, ..HubStart::default() };
-            let (started, process) = start_at(hub, &host, Step::Start, start).await?;
+            let (started, process) = start_at(hub, &host, Step::Start, start, options.start_limit).await?;
             let feeder = hub.image().map(|image| Feeder { digest: image.digest(), process });
             let start = Start::new(&host, started, stage).shipping(program, guess);
             Start { feeder, ..start }.run(options).await
@@ -225,8 +225,13 @@ async fn start_at(
     host: &str,
     step: Step,
     start: HubStart,
+    limit: Duration,
 ) -> Result<(Started, Arc<dyn HubProcess>), LaunchError> {
-    match hub.start(start).await {
+    let Ok(started) = tokio::time::timeout(limit, hub.start(start)).await else {
+        let late = LaunchError::new(step, Class::Timeout, host).because(Failure::Limit(limit));
+        return Err(late.with_hint("see that the hub is well"));
+    };
+    match started {
         Ok(started) => {
             let (process, stderr) = watch_at_hub(Arc::clone(&started.process), started.stderr);
             let HubStarted { reader, writer, process: handle, .. } = started;

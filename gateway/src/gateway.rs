@@ -19,6 +19,7 @@ use crate::call::{self, Call, CallError, TaskHandle};
 use crate::end::{self, GatewayEnd};
 use crate::host::{Info, Status};
 use crate::ids::Id;
+use crate::isolated::Pool;
 use crate::open::{Builder, OpenError};
 use crate::output::{Output, Prints};
 use crate::process::Command;
@@ -69,6 +70,8 @@ pub(crate) struct Inner {
     pub(crate) image: Option<Artifact>,
     pub(crate) hub: Option<Hub>,
     pub(crate) via: Via,
+    /// Its processes for isolated tasks, which do not keep it alive.
+    pub(crate) isolated: Pool,
 }
 
 impl Drop for Inner {

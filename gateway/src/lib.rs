@@ -38,6 +38,7 @@
 //! - [`init`] first thing in `main`; [`Tasks`] and [`Task`] say what a task is, [`Context`] what it knows.
 //! - [`Spec`] says where; [`Gateway::open`] goes there; [`Gateway::call`] runs a task.
 //! - [`Group`] is many gateways, [`MultiChannel`] a task on each of them.
+//! - [`Builder::via`] starts a gateway from another's host; [`Gateway::isolated`] runs tasks in processes of their own.
 //! - [`Command`] runs programs there, in the shape of `tokio::process::Command`.
 //! - [`Gateway::output`] is what is printed there.
 //! - [`worker`] has the process-level parts of a worker.
@@ -53,6 +54,7 @@ mod group;
 mod host;
 mod ids;
 mod init;
+mod isolated;
 mod log;
 mod multi;
 mod open;
@@ -84,6 +86,7 @@ pub use group::{
 };
 pub use host::{Info, RunningTask, Status};
 pub use init::{InitError, init, try_init};
+pub use isolated::{Isolated, IsolatedError, Slot};
 pub use multi::{
     Event, MultiChannel, MultiError, MultiReceiver, MultiSender, Received, SendEachError, SendFailure,
     SendToError, Settled,

@@ -17,6 +17,7 @@ use crate::end::{self, GatewayEnd, Watched};
 use crate::gateway::{Gateway, Inner};
 use crate::ids::Id;
 use crate::init::{Initialised, program};
+use crate::isolated::Pool;
 use crate::role::Role;
 use crate::spec::Spec;
 use crate::tasks::Tasks;
@@ -301,7 +302,6 @@ impl Builder {
     }
 
     /// As [`via`](Self::via), for a worker that is a part of its hub.
-    #[expect(dead_code, reason = "isolated tasks are about to use it")]
     pub(crate) fn inside(self, hub: &Gateway) -> Builder {
         Builder { hub: Some(hub.clone()), inside: true, ..self }
     }
@@ -421,6 +421,7 @@ impl Builder {
             image,
             hub: hub.as_ref().map(|hub| Hub::of(hub, self.inside)),
             via: Via::default(),
+            isolated: Pool::default(),
         });
         if let Some(hub) = &hub {
             hub.inner().via.add(&gateway);
