@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) delivery: Delivery,
     pub(crate) pid: OnceLock<u32>,
     pub(crate) tasks: Arc<Tasks>,
+    /// What it was opened by: others are opened by it in its place.
+    pub(crate) origin: Builder,
     pub(crate) driver: Handle,
     pub(crate) life: Life,
     /// The program that the worker runs, where its bytes are known.

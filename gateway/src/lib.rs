@@ -40,6 +40,7 @@
 //! - [`Group`] is many gateways, [`MultiChannel`] a task on each of them.
 //! - [`Builder::via`] starts a gateway from another's host; [`Gateway::isolated`] runs tasks in processes of their own.
 //! - [`Command`] runs programs there, in the shape of `tokio::process::Command`.
+//! - [`map()`] runs a task over any number of inputs on any number of gateways, [`map_command`] a program.
 //! - [`Gateway::output`] is what is printed there.
 //! - [`worker`] has the process-level parts of a worker.
 
@@ -56,6 +57,7 @@ mod ids;
 mod init;
 mod isolated;
 mod log;
+mod map;
 mod multi;
 mod open;
 mod output;
@@ -87,6 +89,10 @@ pub use group::{
 pub use host::{Info, RunningTask, Status};
 pub use init::{InitError, init, try_init};
 pub use isolated::{Isolated, IsolatedError, Slot};
+pub use map::{
+    GatewayProgress, GatewayState, Input, ItemError, Map, MapBuilder, MapError, OnError, Progress,
+    ProgressEvents, map, map_command, map_stream,
+};
 pub use multi::{
     Event, MultiChannel, MultiError, MultiReceiver, MultiSender, Received, SendEachError, SendFailure,
     SendToError, Settled,

@@ -313,6 +313,16 @@ impl Builder {
         self
     }
 
+    /// The same for a gateway in place of another: with an automatic id, and via the same hub.
+    pub(crate) fn in_place_of(self, other: &Gateway) -> Builder {
+        Builder { spec: self.spec.without_id(), hub: other.hub(), ..self }
+    }
+
+    /// Whether the process whose end is noticed is the worker itself, not a command or a hub that leads to it.
+    pub(crate) fn process_is_worker(&self) -> bool {
+        self.spec.is_direct()
+    }
+
     /// Launches the worker, connects to it, and sees that both sides agree.
     ///
     /// Cancel safety: what a dropped `open` has started is ended.
@@ -355,6 +365,8 @@ impl Builder {
         driver: tokio::runtime::Handle,
     ) -> Result<Gateway, OpenError> {
         let target = self.spec.target();
+        // The hub is another's to keep alive.
+        let origin = Builder { hub: None, ..self.clone() };
         let hub = self.hub;
         let place: Arc<str> = match &hub {
             None => target.to_string().into(),
@@ -416,6 +428,7 @@ impl Builder {
             delivery,
             pid: std::sync::OnceLock::new(),
             tasks: Arc::clone(&initialised.tasks),
+            origin,
             driver,
             life,
             image,

@@ -324,6 +324,17 @@ impl Spec {
         }
     }
 
+    /// The same without an id.
+    pub(crate) fn without_id(mut self) -> Spec {
+        self.id = None;
+        self
+    }
+
+    /// Whether no command leads to the worker, so that what ends there is the worker.
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self.place, Place::Local | Place::Ssh(_))
+    }
+
     pub(crate) fn life(&self) -> Life {
         let usual = Life::default();
         Life {

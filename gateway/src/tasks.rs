@@ -54,6 +54,7 @@ pub struct Tasks {
 struct Entry {
     signature: String,
     start: Start,
+    stream: Start,
 }
 
 /// Takes a channel and runs the task on it.
@@ -132,7 +133,9 @@ impl Tasks {
             let signature = format!("{} -> {}", type_name::<F::Args>(), type_name::<F::Value>());
             let start: Start =
                 Box::new(move |incoming, crew| crate::worker::run::start(name, task, incoming, crew));
-            if self.entries.insert(name, Entry { signature, start }).is_some() {
+            let stream: Start =
+                Box::new(move |incoming, crew| crate::worker::stream::start(name, task, incoming, crew));
+            if self.entries.insert(name, Entry { signature, start, stream }).is_some() {
                 self.faults.push(TasksError::Duplicate { name });
             }
         }
@@ -164,6 +167,11 @@ impl Tasks {
 
     pub(crate) fn start(&self, name: &str) -> Option<&Start> {
         self.entries.get(name).map(|entry| &entry.start)
+    }
+
+    /// What runs a stream of calls of the task.
+    pub(crate) fn stream(&self, name: &str) -> Option<&Start> {
+        self.entries.get(name).map(|entry| &entry.stream)
     }
 
     pub(crate) fn declared(&self) -> Vec<Declared> {

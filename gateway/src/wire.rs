@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `h` hello | its [`Hello`] | its own |
 //! | `t` task | an [`Order`] with the arguments, perhaps another to let go | a [`Reply`] |
+//! | `m` stream of calls, with its task's name, without one for commands | a [plan](crate::map::stream::Plan), then batches of [orders](crate::map::batch::Order) | batches of [replies](crate::map::batch::Reply) |
 //! | `i` info, `s` status | | [`Info`](crate::Info), [`Status`](crate::Status) |
 //! | `p` prints | | [`Printed`](crate::Printed), as long as it lives |
 //! | `l` log | a filter | [`Event`](crate::log::Event)s, as long as it lives |
@@ -26,6 +27,8 @@ use crate::tasks::Declared;
 pub(crate) enum Request<'a> {
     Hello,
     Task(&'a str),
+    /// Of calls of the task, or of commands.
+    Stream(&'a str),
     Info,
     Status,
     Prints,
@@ -41,6 +44,7 @@ impl<'a> Request<'a> {
         match self {
             Request::Hello => Bytes::from_static(b"h"),
             Request::Task(name) => [b"t", name.as_bytes()].concat().into(),
+            Request::Stream(name) => [b"m", name.as_bytes()].concat().into(),
             Request::Info => Bytes::from_static(b"i"),
             Request::Status => Bytes::from_static(b"s"),
             Request::Prints => Bytes::from_static(b"p"),
@@ -57,6 +61,7 @@ impl<'a> Request<'a> {
         match bytes {
             b"h" => Some(Request::Hello),
             [b't', name @ ..] => std::str::from_utf8(name).ok().map(Request::Task),
+            [b'm', name @ ..] => std::str::from_utf8(name).ok().map(Request::Stream),
             b"i" => Some(Request::Info),
             b"s" => Some(Request::Status),
             b"p" => Some(Request::Prints),
@@ -282,6 +287,8 @@ mod tests {
         let all = [
             Request::Hello,
             Request::Task("a::b"),
+            Request::Stream("a::b"),
+            Request::Stream(""),
             Request::Info,
             Request::Status,
             Request::Prints,
@@ -294,7 +301,7 @@ mod tests {
         for request in all {
             assert_eq!(Request::parse(&request.to_bytes()), Some(request));
         }
-        for other in [&b""[..], b"x", b"hh", b"t\xff"] {
+        for other in [&b""[..], b"x", b"hh", b"m\xff", b"t\xff"] {
             assert_eq!(Request::parse(other), None);
         }
     }

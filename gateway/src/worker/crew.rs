@@ -173,6 +173,11 @@ impl Crew {
         }
     }
 
+    /// How many tasks that compute fit here at once.
+    pub(crate) fn slot_count(&self) -> usize {
+        self.slot_count
+    }
+
     pub(crate) fn uptime(&self) -> Duration {
         self.began.elapsed()
     }

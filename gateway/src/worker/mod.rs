@@ -7,12 +7,15 @@
 
 pub mod child;
 mod command;
+pub(crate) mod command_lanes;
 pub(crate) mod crew;
+mod desk;
 mod dial;
 mod early;
 #[cfg(target_os = "linux")]
 mod guard;
 pub mod guardian;
+mod lanes;
 pub mod limits;
 mod name;
 pub(crate) mod panics;
@@ -26,6 +29,7 @@ pub(crate) mod serve;
 mod signals;
 mod spawn;
 pub mod stdio;
+pub(crate) mod stream;
 mod streams;
 #[cfg(target_os = "linux")]
 mod sweep;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::crew::Crew;
 use super::guardian::{Guarded, Lease};
 use super::stdio::{self, Moved, Prints};
-use super::{command, dial, early, guardian, limits, panics, relay};
+use super::{command, dial, early, guardian, limits, panics, relay, stream};
 use crate::host::Info;
 use crate::output::Printed;
 use crate::role::{Life, Role};
@@ -152,6 +152,11 @@ impl Server {
         let crew = Arc::clone(&self.crew);
         match Request::parse(&request) {
             Some(Request::Task(name)) => match self.crew.tasks.start(name) {
+                Some(start) => start(incoming, &self.crew),
+                None => incoming.refuse(format!("this program has no task {name}")),
+            },
+            Some(Request::Stream("")) => stream::start_commands(incoming, &self.crew),
+            Some(Request::Stream(name)) => match self.crew.tasks.stream(name) {
                 Some(start) => start(incoming, &self.crew),
                 None => incoming.refuse(format!("this program has no task {name}")),
             },

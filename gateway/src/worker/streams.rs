@@ -81,7 +81,7 @@ fn output(kind: Output) -> io::Result<(Option<OwnedFd>, Option<Source>)> {
 }
 
 /// `/dev/null`, opened once.
-fn null() -> io::Result<OwnedFd> {
+pub(super) fn null() -> io::Result<OwnedFd> {
     static NULL: OnceLock<OwnedFd> = OnceLock::new();
     if let Some(null) = NULL.get() {
         return null.try_clone();

@@ -1,0 +1,651 @@
+//! A map gives every input one result, in the order and under the limits that were asked for.
+
+mod gateways;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use farcall::{
+    BoxError, Context, ExitStatus, Gateway, ItemError, MapError, OnError, Receiver, Spec, Tasks, map,
+    map_command, map_stream,
+};
+use gateways::{EVERYWHERE, Kind, Place, alive, at, plain, until};
+
+fn main() {
+    let tasks = Tasks::new()
+        .add(square)
+        .add(plain_square)
+        .add(add)
+        .add(sleep)
+        .add(wait)
+        .add(odd_fails)
+        .add(third_time)
+        .add(panics)
+        .add(together)
+        .add(together_plain)
+        .add(long)
+        .add(first)
+        .add(with_end)
+        .add(returns_end)
+        .add(hold)
+        .add(wait_for_cancel)
+        .add(count);
+    gateways::main(
+        tasks,
+        [
+            at(&EVERYWHERE, "every_input_has_its_value", every_input_has_its_value),
+            at(&[Kind::Local, Kind::Ssh], "a_command_for_each_input", a_command_for_each_input),
+            plain("results_come_in_order_or_as_they_are_ready", results_come_in_order_or_as_they_are_ready),
+            plain("inputs_of_all_shapes", inputs_of_all_shapes),
+            plain("failing_items_stop_the_map_or_not", failing_items_stop_the_map_or_not),
+            plain("items_are_tried_again_as_often_as_asked", items_are_tried_again_as_often_as_asked),
+            plain("an_item_that_takes_too_long_is_dropped", an_item_that_takes_too_long_is_dropped),
+            plain(
+                "an_item_that_cannot_be_stopped_keeps_its_slot",
+                an_item_that_cannot_be_stopped_keeps_its_slot,
+            ),
+            plain("as_many_run_at_once_as_there_are_slots", as_many_run_at_once_as_there_are_slots),
+            plain("a_stalled_consumer_bounds_everything", a_stalled_consumer_bounds_everything),
+            plain("long_arguments_and_values", long_arguments_and_values),
+            plain("ends_of_channels_are_refused", ends_of_channels_are_refused),
+            plain("dropping_the_map_gives_up_what_runs", dropping_the_map_gives_up_what_runs),
+            plain("a_panic_of_the_inputs_is_passed_on", a_panic_of_the_inputs_is_passed_on),
+            plain("inputs_that_block_hold_up_no_result", inputs_that_block_hold_up_no_result),
+            plain("a_slow_gateway_costs_no_more_than_its_share", a_slow_gateway_costs_no_more_than_its_share),
+            plain("one_long_item_does_not_hold_up_the_others", one_long_item_does_not_hold_up_the_others),
+            plain("progress_is_told_to_the_end", progress_is_told_to_the_end),
+            plain("what_cannot_be_started_is_told", what_cannot_be_started_is_told),
+            plain("commands_end_as_they_do", commands_end_as_they_do),
+            plain("commands_are_killed_with_the_map", commands_are_killed_with_the_map),
+        ],
+    );
+}
+
+// ---- tasks -------------------------------------------------------------------------------------------------------
+
+async fn square(n: u64) -> u64 {
+    n * n
+}
+
+fn plain_square(n: u64) -> u64 {
+    n * n
+}
+
+async fn add(a: u64, b: u64) -> u64 {
+    a + b
+}
+
+fn factor() -> f64 {
+    std::env::var("SLOW").ok().and_then(|slow| slow.parse().ok()).unwrap_or(1.0)
+}
+
+/// Milliseconds, of which some workers' are longer.
+fn sleep(millis: u64) -> u64 {
+    std::thread::sleep(Duration::from_millis(millis).mul_f64(factor()));
+    millis
+}
+
+async fn wait(millis: u64) -> u64 {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    millis
+}
+
+async fn odd_fails(n: u64) -> Result<u64, String> {
+    if n % 2 == 1 { Err(format!("{n} is odd")) } else { Ok(n) }
+}
+
+struct Tries(AtomicU64);
+
+async fn third_time(cx: Context, n: u64) -> Result<u64, String> {
+    let tries = cx.state(|| Tries(AtomicU64::new(0))).0.fetch_add(1, SeqCst) + 1;
+    if tries < 3 { Err("not yet".into()) } else { Ok(n + tries) }
+}
+
+fn panics(n: u64) -> u64 {
+    assert!(n != 3, "three");
+    n
+}
+
+#[derive(Default)]
+struct Now {
+    running: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Now {
+    fn enter(&self) {
+        self.most.fetch_max(self.running.fetch_add(1, SeqCst) + 1, SeqCst);
+    }
+
+    fn leave(&self) {
+        self.running.fetch_sub(1, SeqCst);
+    }
+}
+
+/// How many of them have run at once so far.
+async fn together(cx: Context, millis: u64) -> u64 {
+    let now = cx.state(Now::default);
+    now.enter();
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    now.leave();
+    now.most.load(SeqCst) as u64
+}
+
+fn together_plain(cx: Context, millis: u64) -> u64 {
+    let now = cx.state(Now::default);
+    now.enter();
+    std::thread::sleep(Duration::from_millis(millis));
+    now.leave();
+    now.most.load(SeqCst) as u64
+}
+
+async fn long(len: usize) -> String {
+    "x".repeat(len)
+}
+
+async fn first(text: String) -> usize {
+    text.len()
+}
+
+async fn with_end(mut numbers: Receiver<u64>) -> Result<u64, BoxError> {
+    Ok(numbers.recv().await?.unwrap_or_default())
+}
+
+async fn returns_end(cx: Context, _: u64) -> Receiver<u64> {
+    cx.pair().1
+}
+
+struct Gone(PathBuf);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let _ = std::fs::write(&self.0, b"");
+    }
+}
+
+/// Leaves a file behind when it is dropped.
+async fn hold(folder: PathBuf, n: u64) -> Result<(), std::convert::Infallible> {
+    let _gone = Gone(folder.join(format!("gone{n}")));
+    let _ = std::fs::write(folder.join(format!("here{n}")), b"");
+    std::future::pending().await
+}
+
+fn wait_for_cancel(cx: Context, folder: PathBuf) {
+    let _ = std::fs::write(folder.join("here"), b"");
+    while !cx.is_cancelled() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let _ = std::fs::write(folder.join("gone"), b"");
+}
+
+struct Count(AtomicU64);
+
+/// How often it ran in this worker.
+async fn count(cx: Context, _: u64) -> u64 {
+    cx.state(|| Count(AtomicU64::new(0))).0.fetch_add(1, SeqCst) + 1
+}
+
+// ---- tests -------------------------------------------------------------------------------------------------------
+
+async fn local(count: usize) -> Vec<Gateway> {
+    let mut gateways = Vec::new();
+    for _ in 0..count {
+        gateways.push(Gateway::open(&Spec::local()).await.expect("a gateway"));
+    }
+    gateways
+}
+
+fn value<V>(result: Result<V, ItemError>) -> V {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn every_input_has_its_value(place: Arc<Place>) {
+    let gateways = [place.open().await, place.open().await];
+    let squares: Vec<u64> = (0..3000).map(|n| n * n).collect();
+    for slots in [1, 3] {
+        let all = map(square, 0..3000).on(&gateways).slots(slots).start().unwrap().all().await;
+        assert_eq!(all.into_iter().map(value).collect::<Vec<_>>(), squares);
+        let all = map(plain_square, 0..3000).on(&gateways).slots(slots).start().unwrap().all().await;
+        assert_eq!(all.into_iter().map(value).collect::<Vec<_>>(), squares);
+    }
+    // Nothing is left of them.
+    for gateway in &gateways {
+        until_idle(gateway).await;
+    }
+    assert!(map(square, Vec::<u64>::new()).on(&gateways).start().unwrap().next().await.is_none());
+}
+
+async fn until_idle(gateway: &Gateway) {
+    for _ in 0..1000 {
+        let status = gateway.status().await.unwrap();
+        if status.tasks.is_empty() && status.commands == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("still busy: {:?}", gateway.status().await);
+}
+
+async fn results_come_in_order_or_as_they_are_ready() {
+    let gateways = local(2).await;
+    let inputs = || (0..200u64).map(|n| if n % 10 == 0 { 60 } else { n % 3 });
+    let mut ordered = map(wait, inputs()).on(&gateways).slots(4).ordered().start().unwrap();
+    let mut unordered = map(wait, inputs()).on(&gateways).slots(4).start().unwrap();
+    for place in 0..200 {
+        let (index, result) = ordered.next().await.unwrap();
+        assert_eq!(index, place);
+        assert_eq!(value(result), inputs().nth(place as usize).unwrap());
+    }
+    assert!(ordered.next().await.is_none());
+    let mut order = Vec::new();
+    while let Some((index, result)) = unordered.next().await {
+        assert_eq!(value(result), inputs().nth(index as usize).unwrap());
+        order.push(index);
+    }
+    assert!(!order.is_sorted(), "the long ones come later");
+    assert_eq!(order.into_iter().collect::<BTreeSet<_>>().len(), 200);
+}
+
+/// Numbers, some of which are not there at once.
+struct Hesitant(u64, bool);
+
+impl futures_core::Stream for Hesitant {
+    type Item = (u64, u64);
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Option<(u64, u64)>> {
+        if self.0 == 100 {
+            return Poll::Ready(None);
+        }
+        self.1 = !self.1;
+        if self.1 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.0 += 1;
+        Poll::Ready(Some((self.0, 1000)))
+    }
+}
+
+async fn inputs_of_all_shapes() {
+    let gateways = local(1).await;
+    let sums = map(add, vec![(1, 2), (3, 4)]).on(&gateways).start().unwrap().all().await;
+    assert_eq!(sums.into_iter().map(value).collect::<Vec<_>>(), [3, 7]);
+    let texts = ["a".to_owned(), "bc".to_owned()];
+    let lens = map(first, texts).on(gateways).start().unwrap().all().await;
+    assert_eq!(lens.into_iter().map(value).collect::<Vec<_>>(), [1, 2]);
+    let sums = map_stream(add, Hesitant(0, false)).on(local(1).await).ordered().start().unwrap().all().await;
+    assert_eq!(sums.into_iter().map(value).collect::<Vec<_>>(), (1001..=1100).collect::<Vec<u64>>());
+}
+
+async fn failing_items_stop_the_map_or_not() {
+    let gateways = local(2).await;
+    let run = async |on_error| {
+        let mut map = map(odd_fails, 0..1000).on(&gateways).on_error(on_error).start().unwrap();
+        let (mut values, mut failed, mut stopped, mut order) = (0, 0, 0, Vec::new());
+        while let Some((index, result)) = map.next().await {
+            match result {
+                Ok(number) => {
+                    assert_eq!(number, index);
+                    values += 1;
+                }
+                Err(ItemError::Failed(failure)) => {
+                    assert_eq!(failure.message(), format!("{index} is odd"));
+                    failed += 1;
+                    order.push(values);
+                }
+                Err(ItemError::Stopped) => stopped += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let taken = map.snapshot().taken;
+        assert_eq!(taken, values + failed + stopped, "every input that was taken has one result");
+        (values, failed, stopped, order)
+    };
+    let (values, failed, stopped, order) = run(OnError::GoOn).await;
+    assert_eq!((values, failed, stopped), (500, 500, 0));
+    assert!(order[0] < 500, "errors come among the others");
+    let (_, failed, _, _) = run(OnError::Stop).await;
+    assert_eq!(failed, 1);
+    let (values, failed, stopped, order) = run(OnError::Collect { most: 1000 }).await;
+    assert_eq!((values, failed, stopped), (500, 500, 0));
+    assert_eq!(order[0], 500, "errors come last");
+    let (_, failed, _, _) = run(OnError::Collect { most: 10 }).await;
+    assert_eq!(failed, 11);
+}
+
+async fn items_are_tried_again_as_often_as_asked() {
+    let gateways = local(1).await;
+    let again = map(third_time, [10]).on(&gateways).retries(1).start().unwrap().all().await;
+    assert!(matches!(&again[0], Err(ItemError::Failed(failure)) if failure.message() == "not yet"));
+    let again = map(third_time, [10]).on(&gateways).retries(1).start().unwrap().all().await;
+    assert_eq!(value(again.into_iter().next().unwrap()), 13);
+    let gateways = local(1).await;
+    // What failed has run.
+    let once = map(third_time, [10]).on(&gateways).retries(5).at_most_once().start().unwrap().all().await;
+    assert!(matches!(once[0], Err(ItemError::Failed(_))));
+    let panicked = map(panics, 0..6).on(&gateways).retries(2).start().unwrap().all().await;
+    for (n, result) in panicked.into_iter().enumerate() {
+        match result {
+            Err(ItemError::Panicked(panic)) => assert_eq!((n, panic.message.as_str()), (3, "three")),
+            other => assert_eq!(value(other), n as u64),
+        }
+    }
+}
+
+async fn an_item_that_takes_too_long_is_dropped() {
+    let gateways = local(1).await;
+    let began = Instant::now();
+    let millis = [1, 600_000, 2, 600_000, 3];
+    let limit = Duration::from_millis(100);
+    let results = map(wait, millis).on(&gateways).slots(1).item_timeout(limit).start().unwrap().all().await;
+    for (result, millis) in results.into_iter().zip(millis) {
+        match result {
+            Err(ItemError::TimedOut { running: false }) => assert_eq!(millis, 600_000),
+            other => assert_eq!(value(other), millis),
+        }
+    }
+    assert!(began.elapsed() >= 2 * limit);
+    until_idle(&gateways[0]).await;
+}
+
+async fn an_item_that_cannot_be_stopped_keeps_its_slot() {
+    let gateways = local(1).await;
+    let limit = Duration::from_millis(50);
+    let mut map = map(sleep, [1500, 1, 2, 1500, 3])
+        .on(&gateways)
+        .slots(2)
+        .item_timeout(limit)
+        .retries(3)
+        .start()
+        .unwrap();
+    let mut stuck = 0;
+    let began = Instant::now();
+    while let Some((index, result)) = map.next().await {
+        match result {
+            Err(ItemError::TimedOut { running: true }) => {
+                assert!([0, 3].contains(&index));
+                stuck += 1;
+                assert!(map.snapshot().gateways[0].stuck > 0);
+            }
+            other => assert!([1, 2, 3].contains(&value(other))),
+        }
+    }
+    assert_eq!(stuck, 2);
+    assert!(began.elapsed() > 2 * limit);
+}
+
+async fn as_many_run_at_once_as_there_are_slots() {
+    let gateways = local(1).await;
+    for (slots, most) in [(1, 1), (5, 5)] {
+        let gateways = local(1).await;
+        let asynchronous = map(together, [20; 30]).on(&gateways).slots(slots).start().unwrap().all().await;
+        assert_eq!(asynchronous.into_iter().map(value).max(), Some(most));
+        let gateways = local(1).await;
+        let blocking = map(together_plain, [20; 30]).on(&gateways).slots(slots).start().unwrap().all().await;
+        assert_eq!(blocking.into_iter().map(value).max(), Some(most));
+    }
+    // Without a number, as many as the worker has processors.
+    let cores = gateways[0].status().await.unwrap().slots as u64;
+    let usual = map(together, [20; 30]).on(&gateways).start().unwrap().all().await;
+    assert_eq!(usual.into_iter().map(value).max(), Some(cores));
+    // A worker's own limit holds as well.
+    let limited = [Gateway::open(&Spec::local().max_tasks(2)).await.unwrap()];
+    let limited = map(together, [20; 30]).on(&limited).slots(9).start().unwrap().all().await;
+    assert_eq!(limited.into_iter().map(value).max(), Some(2));
+}
+
+async fn a_stalled_consumer_bounds_everything() {
+    for ordered in [false, true] {
+        let gateways = local(2).await;
+        let taken = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&taken);
+        // Without end.
+        let inputs = (0..).inspect(move |_| {
+            counted.fetch_add(1, SeqCst);
+        });
+        let builder = map(count, inputs).on(&gateways).window(100);
+        let builder = if ordered { builder.ordered() } else { builder };
+        let mut map = builder.start().unwrap();
+        until("the window is full", || map.snapshot().held == 100).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(taken.load(SeqCst), 100);
+        // One is taken, with all that are there; as many may follow.
+        assert!(map.next().await.is_some());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(taken.load(SeqCst), 100);
+        for _ in 0..100 {
+            assert!(map.next().await.is_some());
+        }
+        until("the window is full", || taken.load(SeqCst) == 200).await;
+        drop(map);
+        let mut ran = 0;
+        for gateway in &gateways {
+            ran += gateway.call(count, (0,)).await.unwrap() - 1;
+        }
+        assert!(ran <= 200, "{ran} ran");
+    }
+    // Long values: bytes count, too.
+    let gateways = local(1).await;
+    let map = map(long, std::iter::repeat(4 << 20)).on(&gateways).slots(2).start().unwrap();
+    until("values are held", || map.snapshot().held >= 12).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let held = map.snapshot().held;
+    assert!(held <= 20, "{held} values of 4 MiB are held");
+}
+
+async fn long_arguments_and_values() {
+    let gateways = local(2).await;
+    let lens = [0, 1, 4095, 4096, 20_000, 1 << 20, 9 << 20];
+    let values = map(long, lens).on(&gateways).start().unwrap().all().await;
+    assert_eq!(values.into_iter().map(|result| value(result).len()).collect::<Vec<_>>(), lens);
+    let texts = lens.map(|len| "x".repeat(len));
+    let counts = map(first, texts).on(&gateways).start().unwrap().all().await;
+    assert_eq!(counts.into_iter().map(value).collect::<Vec<_>>(), lens);
+    // More than a message may have, there and back, among others that fit.
+    let counts = map(first, ["x".repeat(64 << 20), "y".into()]).on(&gateways).start().unwrap().all().await;
+    assert!(matches!(counts[0], Err(ItemError::TooLarge { .. })));
+    assert!(matches!(counts[1], Ok(1)));
+    let values = map(long, [10, 65 << 20, 11]).on(&gateways).slots(1).start().unwrap().all().await;
+    assert!(values[0].is_ok() && values[2].is_ok());
+    assert!(matches!(&values[1], Err(ItemError::Unsendable(_))), "{:?}", values[1].as_ref().map(String::len));
+}
+
+async fn ends_of_channels_are_refused() {
+    let gateways = local(1).await;
+    let (_sender, receiver) = gateways[0].pair::<u64>();
+    let refused = map(with_end, [receiver]).on(&gateways).start().unwrap().all().await;
+    assert!(matches!(refused[0], Err(ItemError::Arguments(_))));
+    let refused = map(returns_end, [1]).on(&gateways).start().unwrap().all().await;
+    assert!(matches!(refused[0], Err(ItemError::Unsendable(_))));
+}
+
+async fn dropping_the_map_gives_up_what_runs() {
+    let gateways = local(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let map_of_holds =
+        map(hold, (0..).map(move |n| (path.clone(), n))).on(&gateways).slots(3).start().unwrap();
+    until("three run", || (0..3).all(|n| folder.path().join(format!("here{n}")).exists())).await;
+    drop(map_of_holds);
+    until("they are dropped", || (0..3).all(|n| folder.path().join(format!("gone{n}")).exists())).await;
+    assert!(!folder.path().join("here3").exists());
+    let asking = map(wait_for_cancel, [folder.path().to_owned()]).on(&gateways).start().unwrap();
+    until("it runs", || folder.path().join("here").exists()).await;
+    drop(asking);
+    until("it has asked", || folder.path().join("gone").exists()).await;
+    until_idle(&gateways[0]).await;
+    assert_eq!(gateways[0].call(square, (3,)).await.unwrap(), 9);
+}
+
+async fn a_panic_of_the_inputs_is_passed_on() {
+    let gateways = local(1).await;
+    let inputs = (0..100u64).inspect(|n| assert!(*n < 50, "no more"));
+    let mut map = map(square, inputs).on(&gateways).start().unwrap();
+    let mut results = 0;
+    let panicked = loop {
+        match tokio::spawn(async move { (map.next().await.is_some(), map) }).await {
+            Ok((true, back)) => {
+                map = back;
+                results += 1;
+            }
+            Ok((false, _)) => panic!("the panic is lost"),
+            Err(error) => break error.into_panic(),
+        }
+    };
+    assert_eq!(results, 50);
+    assert_eq!(panicked.downcast_ref::<&str>(), Some(&"no more"));
+}
+
+async fn inputs_that_block_hold_up_no_result() {
+    let gateways = local(1).await;
+    let (give, inputs) = std::sync::mpsc::channel::<u64>();
+    let mut map = map(square, inputs).on(&gateways).start().unwrap();
+    for n in 0..100 {
+        give.send(n).unwrap();
+        // The iterator waits for the next one meanwhile.
+        assert_eq!(map.next().await.map(|(index, result)| (index, value(result))), Some((n, n * n)));
+    }
+    drop(give);
+    assert!(map.next().await.is_none());
+}
+
+async fn a_slow_gateway_costs_no_more_than_its_share() {
+    let mut gateways = local(3).await;
+    gateways.push(Gateway::open(&Spec::local().env("SLOW", "20")).await.unwrap());
+    let began = Instant::now();
+    let mut map = map(sleep, [10; 300]).on(&gateways).slots(1).start().unwrap();
+    let mut results = 0;
+    while let Some((_, result)) = map.next().await {
+        value(result);
+        results += 1;
+    }
+    let took = began.elapsed();
+    assert_eq!(results, 300);
+    // 3.05 of such gateways do them in 0.98 s; the slow one's last may begin just before.
+    assert!(took < Duration::from_millis(1800), "it took {took:?}");
+    let slow = map.snapshot().gateways[3].done;
+    assert!((1..=12).contains(&slow), "the slow one did {slow}");
+}
+
+async fn one_long_item_does_not_hold_up_the_others() {
+    let gateways = local(2).await;
+    // They look tiny, so that many are given at once; then one is not.
+    let millis = (0..4000u64).map(|n| if n == 3500 { 3000 } else { 0 });
+    let mut map = map(sleep, millis).on(&gateways).slots(1).start().unwrap();
+    let mut before = 0;
+    while let Some((_, result)) = map.next().await {
+        if value(result) == 3000 {
+            break;
+        }
+        before += 1;
+    }
+    assert!(before >= 3990, "{before} were done before");
+}
+
+async fn progress_is_told_to_the_end() {
+    let gateways = local(2).await;
+    let mut map = map(wait, [5; 200]).on(&gateways).slots(2).start().unwrap();
+    let mut events = map.progress();
+    let listening = tokio::spawn(async move {
+        let mut all = Vec::new();
+        while let Some(progress) = events.next().await {
+            all.push(progress);
+        }
+        all
+    });
+    while map.next().await.is_some() {}
+    let all = listening.await.unwrap();
+    assert!(all.len() >= 3, "{} events", all.len());
+    assert!(all.is_sorted_by_key(|progress| progress.done));
+    assert!(all.iter().any(|progress| progress.out > 0 && progress.rate > 0.0 && !progress.finished));
+    let last = all.last().unwrap();
+    assert!(last.finished);
+    assert_eq!((last.done, last.failed, last.out), (200, 0, 0));
+    let ids: BTreeSet<&str> = last.gateways.iter().map(|gateway| &*gateway.id).collect();
+    assert_eq!(ids, gateways.iter().map(Gateway::id).collect());
+    assert_eq!(last.gateways.iter().map(|gateway| gateway.done).sum::<u64>(), 200);
+    assert!(last.gateways.iter().all(|gateway| gateway.slots == 2 && gateway.item_time.is_some()));
+}
+
+async fn nobody_knows_this(n: u64) -> u64 {
+    n
+}
+
+async fn what_cannot_be_started_is_told() {
+    assert!(matches!(map(square, 0..3).start(), Err(MapError::NoGateways)));
+    let gateways = local(1).await;
+    match map(nobody_knows_this, 0..3).on(&gateways).start() {
+        Err(MapError::UnknownTask { name }) => assert!(name.ends_with("nobody_knows_this")),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_command_for_each_input(place: Arc<Place>) {
+    let gateways = [place.open().await, place.open().await];
+    let inputs = (0..200).map(|n| [format!("{n}"), "last".to_owned()]);
+    let outputs =
+        map_command("printf", inputs).args(["%s-%s"]).on(&gateways).slots(2).start().unwrap().all().await;
+    for (n, output) in outputs.into_iter().enumerate() {
+        let output = value(output);
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{n}-last"));
+        assert!(output.stderr.is_empty());
+    }
+    for gateway in &gateways {
+        until_idle(gateway).await;
+    }
+}
+
+async fn commands_end_as_they_do() {
+    let gateways = local(1).await;
+    let shell = |lines: &[&'static str]| {
+        let lines: Vec<[&str; 2]> = lines.iter().map(|line| ["-c", line]).collect();
+        map_command("sh", lines).on(&gateways).slots(2)
+    };
+    let ends =
+        shell(&["exit 7", "kill -9 $$", "echo $A >&2; pwd"]).env("A", "b").current_dir("/").start().unwrap();
+    let ends: Vec<_> = ends.all().await.into_iter().map(value).collect();
+    assert_eq!(ends[0].status, ExitStatus::Code(7));
+    assert_eq!(ends[1].status, ExitStatus::Signal(9));
+    assert_eq!((&ends[2].stdout[..], &ends[2].stderr[..]), (&b"/\n"[..], &b"b\n"[..]));
+    // What exceeds the limit is read all the same.
+    let cut = shell(&["head -c 300000 /dev/zero"]).keep(1000).start().unwrap().all().await;
+    let cut = value(cut.into_iter().next().unwrap());
+    assert_eq!((cut.stdout.len(), cut.status), (1000, ExitStatus::Code(0)));
+    // What it leaves behind may hold its output open, but not the map.
+    let held = shell(&["sleep 600 & echo done"]).start().unwrap().all().await;
+    let held = value(held.into_iter().next().unwrap());
+    assert_eq!((&held.stdout[..], held.held_open), (&b"done\n"[..], true));
+    let limit = Duration::from_millis(200);
+    let late = shell(&["sleep 600", "exit 0"]).item_timeout(limit).start().unwrap().all().await;
+    assert!(matches!(late[0], Err(ItemError::TimedOut { running: false })));
+    assert!(late[1].is_ok());
+    let missing = map_command("/no/such/program", [[""; 0]]).on(&gateways).start().unwrap().all().await;
+    match &missing[0] {
+        Err(ItemError::Failed(failure)) => assert!(failure.chain().any(|text| text.contains("No such file"))),
+        other => panic!("{other:?}"),
+    }
+    until_idle(&gateways[0]).await;
+}
+
+async fn commands_are_killed_with_the_map() {
+    let gateways = local(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pids");
+    let line = format!("echo $$ >> {}; sleep 600 & wait", file.display());
+    let map = map_command("sh", vec![["-c".to_owned(), line]; 5]).on(&gateways).slots(2).start().unwrap();
+    let pids = || -> Vec<u32> {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    until("two run", || pids().len() == 2).await;
+    drop(map);
+    until("they are killed", || pids().into_iter().all(|pid| !alive(pid))).await;
+    until_idle(&gateways[0]).await;
+    assert_eq!(pids().len(), 2, "the others were never started");
+}
