@@ -9,7 +9,7 @@
 #
 # Names of variables begin with _, so that none is in the worker's environment already or is asked for.
 
-_A=$1$2 _D=$3 _P="$4 $5" _L=gnu _Z=- _K=cached _N= _c= _n= _m= _e= _t= _b= _g= _h= _w= _y=;
+_A=$1$2 _D=$3 _P="$4 $5" _L=gnu _Z=- _K=cached _N= _c= _n= _m= _e= _t= _b= _g= _h= _w= _y= _S=;
 shift 5;
 say() { echo "$_A $*"; };
 die() { say fail "$@"; exit 1; };
@@ -52,7 +52,7 @@ each() {
 own() { set -- $(ls -ldn "$_d" 2>/dev/null); case $1/$3 in drwx--[-S]---*/$_U) ;; *) false;; esac; };
 # Whether programs in d may run, by running one: mount flags and policies show in no other way.
 runs() {
-  "$_d/.x" 2>/dev/null && return;
+  [ -e "$_d/.x" ] && "$_d/.x" 2>/dev/null && return;
   _x=$_d/.x-$_A;
   { echo : >"$_x" && chmod 700 "$_x" && "$_x" && mv -f "$_x" "$_d/.x"; } 2>/dev/null || { rm -f "$_x"; false; }; };
 # The digest of the file $1, with words around it, by whatever can compute it.
@@ -91,8 +91,12 @@ busy() {
   [ "$(find "$_d/.u-$1" -mmin +60)" ] || return 0;
   for _x in /proc/[0-9]*/exe; do [ "$_x" -ef "$_d/farcall-$1" ] && return; done;
   return 1; };
-# Removes what cut deliveries left, and all versions but the latest used.
+# Removes what cut deliveries left, and all versions but the latest used. Mostly there is nothing, which costs no process.
 tidy() {
+  set -- "$_d"/.u-*;
+  _i=$#;
+  set -- "$_d"/.[nx]-*;
+  [ $_i -gt 4 ] || [ -e "$1" ] || return;
   find "$_d" -type f -name ".[nx]-*" -mmin +60 -exec rm -f {} +;
   _i=0;
   for _o in $(ls -At "$_d"); do
@@ -102,10 +106,16 @@ tidy() {
 make() {
   [ -d "$_d" ] && return;
   case $_d in
-    "${HOME:-/none}"/.cache/*) [ -d "$HOME" ] && mkdir -p "$HOME/.cache";;
-    "${XDG_CACHE_HOME:-/none}"/*) mkdir -p "$XDG_CACHE_HOME";;
+    "${HOME:-/none}"/.cache/*) [ -d "$HOME/.cache" ] || { [ -d "$HOME" ] && mkdir -p "$HOME/.cache"; };;
+    "${XDG_CACHE_HOME:-/none}"/*) [ -d "$XDG_CACHE_HOME" ] || mkdir -p "$XDG_CACHE_HOME";;
   esac;
   mkdir -m 700 "$_d" || [ -d "$_d" ]; };
+# Writes what comes to g, and its digest to the output where one tool is there that can do that on the way.
+put() { if [ "$_S" ]; then tee "$_g" | sha256sum 2>/dev/null; else cat >"$_g"; fi; };
+# Whether g is whole, h being what put said of it. A disk that was full shows in the length.
+whole() {
+  [ "$_h" ] || { sum "$_g"; return; };
+  case $_h in *$_D*) [ $(wc -c <"$_g") -eq "$_r" ];; *) false;; esac; };
 # Fetches the worker into d.
 take() {
   make 2>/dev/null || { _w="$_w $_d=unwritable"; return 1; };
@@ -117,10 +127,10 @@ take() {
     say need $_Z $_L $_p;
     read -r _x _l _r || exit 1;
     say go;
-    case $_Z in *c*) head -c "$_l";; *) dd bs=1 count="$_l" 2>/dev/null;; esac | {
-      case $_x in gz) gzip -dc >"$_g";; *) cat >"$_g";; esac;
-      cat >/dev/null; };
-    if sum "$_g"; then
+    _h=$(case $_Z in *c*) head -c "$_l";; *) dd bs=1 count="$_l" 2>/dev/null;; esac | {
+      case $_x in gz) gzip -dc | put;; *) put;; esac;
+      cat >/dev/null; });
+    if whole; then
       chmod 700 "$_g" && _K=kept && if [ "$_t" ]; then _f=$_g; return; fi;
       [ -d "$_f" ] && break;
       mv -f "$_g" "$_f" && { _g=; used; look && note && stand; tidy >/dev/null 2>&1; return 0; };
@@ -139,6 +149,7 @@ undo() { [ -z "$_g" ] || rm -f "$_g"; };
 each hit || {
   [ "$(echo xy | head -c 1 2>/dev/null)" = x ] && _Z=c;
   command -v gzip >/dev/null 2>&1 && _Z=g$_Z;
+  command -v sha256sum >/dev/null 2>&1 && command -v tee >/dev/null 2>&1 && _S=1;
   _M=$(umask);
   umask 077;
   trap undo 0;
