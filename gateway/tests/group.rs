@@ -56,6 +56,8 @@ fn main() {
             at(&[Kind::Local, Kind::Ssh], "terminate_ends_busy_gateways", terminate_ends_busy_gateways),
             plain("a_stopped_worker_is_killed_in_time", a_stopped_worker_is_killed_in_time),
             at(&[Kind::Ssh], "a_hung_transport_holds_nothing_up", a_hung_transport_holds_nothing_up),
+            at(&[Kind::Local, Kind::Ssh], "hubs_start_first_and_end_last", hubs_start_first_and_end_last),
+            plain("leaves_of_a_hub_that_failed_are_told_so", leaves_of_a_hub_that_failed_are_told_so),
             plain("a_dropped_terminate_goes_on", a_dropped_terminate_goes_on),
             plain("a_dropped_group_ends_its_gateways", a_dropped_group_ends_its_gateways),
             plain("a_program_that_panics_leaves_nothing", a_program_that_panics_leaves_nothing),
@@ -467,6 +469,66 @@ async fn a_hung_transport_holds_nothing_up(place: Arc<Place>) {
         kill_process(pid(session), Signal::CONT).expect("continued");
     }
     all_gone(pids).await;
+}
+
+async fn hubs_start_first_and_end_last(place: Arc<Place>) {
+    let hub = place.text().parse::<Spec>().expect("a spec").id("middle").via("top");
+    // Leaves come first in the list, and only one may start at a time.
+    let specs = vec![
+        Spec::local().id("leaf-0").via("middle"),
+        Spec::local().id("leaf-1").via("middle"),
+        if place.kind == Kind::Ssh { hub } else { Spec::local().id("middle").via("top") },
+        Spec::local().id("top"),
+        Spec::local().id("alone"),
+    ];
+    let mut group = Group::builder().at_once(1).open(specs).await.expect("a group");
+    group.add(Spec::local().id("later").via("top")).await.expect("through one that is there");
+    let ids: Vec<_> = group.iter().map(|gateway| gateway.id().to_owned()).collect();
+    assert_eq!(ids, ["leaf-0", "leaf-1", "middle", "top", "alone", "later"]);
+    assert_eq!(group.call(square, (4,)).await.expect("numbers"), [16; 6]);
+    let mut pids = group.call(family, ()).await.expect("families").concat();
+    pids.extend(group.iter().map(Gateway::pid));
+    // Leaves are where their hub is: below it, and not below this process alone.
+    let below = descendants(group["middle"].pid());
+    assert!(["leaf-0", "leaf-1"].iter().all(|leaf| below.contains(&group[leaf].pid())), "{below:?}");
+
+    let (told, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    for gateway in &group {
+        let (gateway, told) = (gateway.clone(), told.clone());
+        tokio::spawn(async move {
+            let end = gateway.wait().await;
+            told.send((gateway.id().to_owned(), end)).expect("it is awaited");
+        });
+    }
+    group.terminate(LIMIT).await.expect("all end");
+    let mut order = Vec::new();
+    while order.len() < ids.len() {
+        let (id, end) = ended.recv().await.expect("all end");
+        // Had its hub ended first, that would be the cause.
+        assert_eq!(end.class(), None, "{end}");
+        order.push(id);
+    }
+    let at = |id: &str| order.iter().position(|other| other == id).expect("it ended");
+    assert!(at("leaf-0") < at("middle") && at("leaf-1") < at("middle"), "{order:?}");
+    assert!(at("middle") < at("top") && at("later") < at("top"), "{order:?}");
+    all_gone(pids).await;
+}
+
+async fn leaves_of_a_hub_that_failed_are_told_so() {
+    let specs = [
+        "local?id=hubless-0&via=hubless-hub",
+        "local?id=hubless-1&via=hubless-0",
+        "command:/does/not/exist?id=hubless-hub",
+        "local?id=hubless-not",
+    ];
+    let partial = Group::open(specs).await.expect_err("three cannot start");
+    let failures = partial.error.failures();
+    assert_eq!(failures.len(), 3);
+    assert!(matches!(&failures[0].cause, NotStarted::Hub { via } if via == "hubless-hub"), "{failures:?}");
+    assert!(matches!(&failures[1].cause, NotStarted::Hub { via } if via == "hubless-0"), "{failures:?}");
+    assert!(matches!(&failures[2].cause, NotStarted::Open(_)), "{failures:?}");
+    assert_eq!(partial.group.len(), 1);
+    assert_eq!(partial.group["hubless-not"].call(square, (2,)).await.expect("it lives"), 4);
 }
 
 async fn a_dropped_terminate_goes_on() {
