@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +118,9 @@ pub async fn launch(
     match target {
         Target::Local => {
             let path = program.local();
+            if let Some(launched) = forked(&host, path, options).await? {
+                return Ok(launched);
+            }
             let args = &options.arguments;
             let child = Child { program: path.as_os_str(), args, kill: Kill::Alone, options: Some(options) };
             let started = spawn(&host, Step::Exec, child).await?;
@@ -244,6 +248,22 @@ async fn start_at(
             };
             Err(LaunchError::new(step, class, host).because(error))
         }
+    }
+}
+
+/// A local worker from a fork server; `None` if there is none that starts it.
+async fn forked(host: &str, path: &Path, options: &LaunchOptions) -> Result<Option<Launched>, LaunchError> {
+    let Some(server) = &options.fork_server else { return Ok(None) };
+    let Some((started, server)) = server.start(path, options).await else { return Ok(None) };
+    let mut start = Start::new(host, started, Stage::already_running(options));
+    start.platform = Some(Platform::current());
+    match start.run(options).await {
+        // What had not spoken had done nothing, so that it may be started again.
+        Err(error) if server.is_gone() => {
+            tracing::debug!(%error, "the fork server ended with the worker that it was to start");
+            Ok(None)
+        }
+        started => started.map(Some),
     }
 }
 

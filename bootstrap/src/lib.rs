@@ -29,6 +29,7 @@ pub mod artifact;
 pub mod error;
 mod escape;
 mod failure;
+pub mod fork_server;
 pub mod hub;
 pub mod image;
 pub mod launch;

@@ -35,7 +35,7 @@ pub(crate) struct Child<'a> {
 
 /// The size of both pipes in bytes: a batch of messages fits in one write, and a child costs a fraction of the 64 MiB
 /// that a user's pipes may have together before new ones become tiny (pipe(7)).
-const PIPE_SIZE: usize = 256 << 10;
+pub(crate) const PIPE_SIZE: usize = 256 << 10;
 
 /// Starts a child.
 ///
@@ -101,7 +101,7 @@ pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
 
 /// Both ends of a socket for a worker's standard error, with a descriptor waiting in theirs. More than three descriptors would
 /// mean to run code between fork and exec.
-fn socket_with(passed: &OwnedFd) -> io::Result<(UnixStream, UnixStream)> {
+pub(crate) fn socket_with(passed: &OwnedFd) -> io::Result<(UnixStream, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -116,6 +116,16 @@ impl Stderr {
         Self(Source::Channel(process))
     }
 
+    /// Reads a pipe until it is closed, or nobody cares how the process ends any more.
+    pub(crate) fn of_pipe(
+        pipe: impl AsyncRead + Send + Unpin + 'static,
+        exited: watch::Sender<Option<Exit>>,
+    ) -> Self {
+        let kept = Arc::new(Kept::default());
+        tokio::spawn(read_stderr(pipe, Arc::clone(&kept), exited));
+        Self(Source::Pipe(kept))
+    }
+
     /// The last bytes, at most [`EVIDENCE_LIMIT`].
     pub fn tail(&self) -> Vec<u8> {
         match &self.0 {

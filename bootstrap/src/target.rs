@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::fork_server::ForkServer;
 use crate::ssh::{SshOptions, SshTarget};
 
 /// A place where a worker can be started.
@@ -155,6 +156,8 @@ pub struct LaunchOptions {
     /// How long the start may take once the place is reached: the shell's start-up files, delivery, the worker's first
     /// words. Default 60 s.
     pub start_limit: Duration,
+    /// What forks local workers that need no settings, instead of executing the program for each.
+    pub fork_server: Option<ForkServer>,
     /// How hosts are reached over SSH; the limit for connecting is in here.
     pub ssh: SshOptions,
     /// A descriptor for a local worker, which finds it as ancillary data of its standard error: that is a socket then. Other
@@ -174,6 +177,7 @@ impl Default for LaunchOptions {
             memory: None,
             cache: Cache::default(),
             start_limit: Duration::from_secs(60),
+            fork_server: None,
             ssh: SshOptions::default(),
             pass: None,
         }

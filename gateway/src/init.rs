@@ -83,9 +83,13 @@ pub fn init(tasks: Tasks) {
 /// See [`InitError`]; no gateway can be opened then.
 pub fn try_init(tasks: Tasks) -> Result<(), InitError> {
     let mut arguments = std::env::args_os().skip(1);
-    let is_worker = arguments.next().is_some_and(|first| first == WORD);
+    let first = arguments.next();
     tasks.check()?;
-    if is_worker {
+    #[cfg(target_os = "linux")]
+    if first.as_ref().is_some_and(|first| first == crate::role::FORK_SERVER_WORD) {
+        crate::worker::fork_server::serve(Arc::new(tasks));
+    }
+    if first.is_some_and(|first| first == WORD) {
         match Role::from_arguments(arguments) {
             Ok(role) => crate::worker::serve::serve(role, Arc::new(tasks)),
             Err(error) => {

@@ -1,12 +1,15 @@
 //! How a gateway comes to be: launch, connect, agree.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use farcall_bootstrap::fork_server::ForkServer;
 use farcall_bootstrap::ssh::{ConfigFiles, SshOptions};
-use farcall_bootstrap::{Class, LaunchError, Launched, Program};
+use farcall_bootstrap::{Class, LaunchError, Launched, Program, Target};
 use farcall_channel::frame::{HELLO_LEN, Hello as Greeting, Limits, VERSION};
 use farcall_channel::{
     Channel, CodecError, Config, Connection, ConnectionError, DriverThread, Options, RecvError,
@@ -18,7 +21,7 @@ use crate::gateway::{Gateway, Inner};
 use crate::ids::Id;
 use crate::init::{Initialised, program};
 use crate::isolated::Pool;
-use crate::role::Role;
+use crate::role::{FORK_SERVER_WORD, Role};
 use crate::spec::Spec;
 use crate::tasks::Tasks;
 use crate::via::{self, Hub, Via};
@@ -230,6 +233,19 @@ fn this_program() -> io::Result<Program> {
     Ok(this.insert(Program::current()?).clone())
 }
 
+/// What forks workers of a program, for all gateways of this process.
+fn fork_server(program: &Path) -> ForkServer {
+    static SERVERS: Mutex<BTreeMap<PathBuf, ForkServer>> = Mutex::new(BTreeMap::new());
+    let mut servers = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(server) = servers.get(program) {
+        return server.clone();
+    }
+    let from = this_process();
+    let name = format!("farcall-fork-server of {from}");
+    let words = [name, FORK_SERVER_WORD.to_owned(), format!("from={from}")].map(Into::into);
+    servers.entry(program.to_owned()).or_insert(ForkServer::new(program, words.into())).clone()
+}
+
 /// The options of SSH that all gateways of this process share: its gate, its unlocked keys.
 fn shared_ssh(environment: &std::collections::BTreeMap<String, String>) -> SshOptions {
     static SSH: Mutex<Option<SshOptions>> = Mutex::new(None);
@@ -383,6 +399,9 @@ impl Builder {
         options.argv0 = Some(format!("farcall-worker {} of {}", role.id, role.from).into());
         options.arguments = role.to_arguments();
         options.greeting = greeting();
+        if hub.is_none() && matches!(target, Target::Local) {
+            options.fork_server = Some(fork_server(program.local()));
+        }
         tracing::debug!(gateway = %role.id, %place, "launch");
         let launched = match &hub {
             None => farcall_bootstrap::launch(&target, &program, &options).await?,

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// The first argument of a program that is to be a worker.
 pub(crate) const WORD: &str = "--farcall-worker";
 
+/// The first argument of a program that is to be a fork server. Its second says, for people, whose.
+pub(crate) const FORK_SERVER_WORD: &str = "--farcall-fork-server";
+
 /// What a worker is told before it says anything. People see it in a list of processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Role {

@@ -341,7 +341,11 @@ impl Worker {
 
 fn killed_worker() {
     let mut worker = start("twice", "read", &FAMILY);
-    assert!(worker.launched.family().len() >= 8, "two guardians, the worker, and five others");
+    // The phoenix has reported, and forks its other half after that.
+    let end = Instant::now() + SWEEP;
+    while worker.launched.family().len() < 8 {
+        assert!(Instant::now() < end, "two guardians, the worker, and five others");
+    }
     kill(worker.worker, Signal::KILL);
     worker.launched.all_gone(SWEEP);
     assert_eq!(worker.launched.ended(SWEEP).signal(), Some(libc::SIGKILL));

@@ -27,7 +27,7 @@ pub(super) fn guarded(options: &Options) -> Result<Guarded, StartError> {
 
 /// Returns in the child. The parent ends when the child does, in the same way.
 #[cfg(target_os = "linux")]
-fn below_a_copy() -> std::io::Result<()> {
+pub(super) fn below_a_copy() -> std::io::Result<()> {
     use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
     let parent = getpid();

@@ -71,6 +71,10 @@ impl Shared {
         self.ask_first.store(ask, Relaxed);
     }
 
+    pub(super) fn has_lease(&self, period: Duration) -> bool {
+        self.lease.load(Relaxed) == millis(period)
+    }
+
     fn grace(&self) -> Duration {
         Duration::from_millis(self.grace.load(Relaxed))
     }
@@ -100,6 +104,8 @@ pub(super) struct Guardian {
     pub(super) above: Option<OwnedFd>,
     /// The link to the child.
     pub(super) below: OwnedFd,
+    /// Whether descriptors 0 to 2 are `/dev/null` already.
+    pub(super) tidy: bool,
     /// Whether the child may still knock at the link. Its end alone is no sign: SIGCHLD tells that.
     pub(super) knocking: bool,
 }
@@ -120,9 +126,13 @@ impl Guardian {
         };
         // The worker's first steps matter more than ours, and on a busy machine both compete. Its end wakes us.
         let _ = poll(&mut [PollFd::new(&signals, PollFlags::IN)], Some(&HEAD_START));
-        self.let_go_of_everything_else(&signals);
-
         let mut below = Below::new(Some(self.child), Some(&signals), self.outside);
+        if !below.reap() {
+            // That is all there was to guard.
+            repeat(below.status())
+        }
+        self.let_go_of_everything_else(&signals);
+        below.look_around();
         let mut clock =
             Clock { shared, ending: None, margin: if self.outer { OUTER_MARGIN } else { Duration::ZERO } };
         let mut due: Option<Instant> = None;
@@ -154,13 +164,11 @@ impl Guardian {
         keep[1] = self.below.as_raw_fd();
         keep[2] = self.input.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         keep[3] = self.above.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        close_all_but(&mut keep);
-        for _ in 0..3 {
-            if let Ok(null) =
-                rustix::fs::open(c"/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())
-            {
-                std::mem::forget(null);
-            }
+        if self.tidy {
+            close_all_but(&mut keep, 3);
+        } else {
+            close_all_but(&mut keep, 0);
+            occupy_standard();
         }
         // So as not to keep a file system busy.
         let _ = rustix::process::chdir(c"/");
@@ -177,6 +185,8 @@ impl Guardian {
         while let Some(signal) = signals.next() {
             match signal {
                 Signal::CHILD => {}
+                // Whoever forked us wants it over.
+                Signal::ALARM => return Next::Sweep,
                 Signal::USR1 | Signal::USR2 => self.pass_on(signal),
                 other => {
                     self.pass_on(other);
@@ -302,11 +312,21 @@ fn repeat(status: Option<WaitStatus>) -> ! {
     }
 }
 
-/// Closes every descriptor but those of `keep` (-1 for none).
-fn close_all_but(keep: &mut [RawFd]) {
+/// Opens `/dev/null` three times, where the standard streams have been closed.
+fn occupy_standard() {
+    for _ in 0..3 {
+        if let Ok(null) = rustix::fs::open(c"/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())
+        {
+            std::mem::forget(null);
+        }
+    }
+}
+
+/// Closes every descriptor from `first` on but those of `keep` (-1 for none).
+fn close_all_but(keep: &mut [RawFd], first: RawFd) {
     keep.sort_unstable();
-    let mut from: RawFd = 0;
-    for kept in keep.iter().copied().filter(|fd| *fd >= 0) {
+    let mut from = first;
+    for kept in keep.iter().copied().filter(|fd| *fd >= first) {
         if kept > from {
             close_range(from, kept - 1);
         }

@@ -80,6 +80,8 @@ pub enum StartError {
 pub use elsewhere::{Guarded, Lease, start};
 #[cfg(target_os = "linux")]
 pub use linux::{Guarded, Lease, start};
+#[cfg(target_os = "linux")]
+pub(super) use linux::{Outer, WATCHED, fork, leave_terminal, start_below, threads};
 
 #[cfg(target_os = "linux")]
 #[path = "guardian_linux.rs"]

@@ -15,9 +15,18 @@ use super::super::signals::{SignalFd, SignalSet, stop_ignoring};
 use super::super::sweep::Below;
 use super::{Options, StartError};
 
-/// What a guardian takes off its signal descriptor. SIGCHLD wakes it, the others it passes on.
-const WATCHED: [Signal; 7] =
-    [Signal::CHILD, Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2];
+/// What a guardian takes off its signal descriptor. SIGCHLD wakes it, SIGALRM says that
+/// its time is up, the others it passes on.
+pub(in super::super) const WATCHED: [Signal; 8] = [
+    Signal::CHILD,
+    Signal::ALARM,
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::USR1,
+    Signal::USR2,
+];
 
 /// The worker's side of its guardians.
 ///
@@ -88,7 +97,7 @@ struct Forked {
 /// Lets go of the controlling terminal, if there is one: nothing below shall ask there for passwords, or be stopped
 /// for reading in the background. A session of its own would do that too, but costs more than the fork where the
 /// scheduler gives every session a group.
-fn leave_terminal() {
+pub(in super::super) fn leave_terminal() {
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
     if let Ok(terminal) = rustix::fs::open(c"/dev/tty", flags, rustix::fs::Mode::empty()) {
         // SAFETY: takes no argument; the process was just forked and leads no session, so only it is affected.
@@ -101,7 +110,7 @@ fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StartErr
 }
 
 /// The threads of this process, or one where `/proc` is missing and cannot tell.
-fn threads() -> usize {
+pub(in super::super) fn threads() -> usize {
     use std::os::unix::fs::MetadataExt;
     // A directory has a link from its parent, one from itself, and one from each directory in it: here, a thread.
     std::fs::metadata("/proc/self/task")
@@ -135,6 +144,7 @@ fn fork_guardians(
                     input: None,
                     above: None,
                     below: above,
+                    tidy: false,
                     knocking: false,
                 }
                 .run(signals, shared)
@@ -150,23 +160,38 @@ fn fork_guardians(
     }
     // A group of its own, which the groups below cannot be mistaken for. The leader of a session has one already.
     let _ = setpgid(None, None);
+    fork_inner(shared, outside, outer, false, || {
+        // SAFETY: borrowed for this call only. Descriptor 0 may be closed; then duplicating it fails, and there is no
+        // input to watch.
+        let input = rustix::io::fcntl_dupfd_cloexec(unsafe { BorrowedFd::borrow_raw(0) }, 3).ok();
+        (SignalFd::new(watched), input)
+    })
+}
+
+/// Forks the worker off the inner guardian. Returns in the worker only; what the guardian watches is asked for in the
+/// guardian only.
+fn fork_inner(
+    shared: &'static Shared,
+    outside: [Option<Pid>; 3],
+    above: Option<OwnedFd>,
+    tidy: bool,
+    watched: impl FnOnce() -> (io::Result<SignalFd>, Option<OwnedFd>),
+) -> Result<Forked, StartError> {
     let myself = getpid();
     let (guardian, worker) = link()?;
     match fork()? {
         Some(child) => {
             drop(worker);
-            // SAFETY: borrowed for this call only. Descriptor 0 may be closed; then duplicating it fails, and there is
-            // no input to watch.
-            let input = rustix::io::fcntl_dupfd_cloexec(unsafe { BorrowedFd::borrow_raw(0) }, 3).ok();
-            let signals = SignalFd::new(watched);
+            let (signals, input) = watched();
             Guardian {
                 name: c"farcall-guard",
                 child,
                 outer: false,
                 outside,
                 input,
-                above: outer,
+                above,
                 below: guardian,
+                tidy,
                 knocking: true,
             }
             .run(signals, shared)
@@ -175,13 +200,59 @@ fn fork_guardians(
     }
 }
 
+/// What a fork server, the outer guardian of all its workers, gives to the inner guardian of one.
+pub(in super::super) struct Outer {
+    /// Made from [`WATCHED`], which is blocked.
+    pub(in super::super) signals: SignalFd,
+    /// The mask that the worker is to have.
+    pub(in super::super) mask: SignalSet,
+    /// Hangs up when the server ends.
+    pub(in super::super) life: OwnedFd,
+    /// Groups of the server and of whoever launched it.
+    pub(in super::super) outside: [Option<Pid>; 3],
+}
+
+/// Goes on as the guardian, in a process that was forked for it; returns in the worker (or what failed, in whichever process
+/// it failed), with the worker's input and what else is the worker's alone.
+///
+/// Descriptors 0 to 2 are `/dev/null`, there is no terminal, no signal is ignored.
+pub(in super::super) fn start_below<T>(
+    outer: Outer,
+    options: &Options,
+    lease: Duration,
+    input: OwnedFd,
+    others: T,
+) -> (Result<Guarded, StartError>, OwnedFd, T) {
+    let Outer { signals, mask, life, outside } = outer;
+    let (mut signals, mut streams) = (Some(signals), Some((input, others)));
+    let forked = || {
+        set_child_subreaper(Some(Pid::INIT)).map_err(failed("become the parent of orphans"))?;
+        // A group of its own, which the groups below cannot be mistaken for.
+        let _ = setpgid(None, None);
+        let shared = Shared::new(options).map_err(failed("share a page with the guardian"))?;
+        shared.touch();
+        shared.set_lease(lease);
+        let worker = fork_inner(shared, outside, Some(life), true, || {
+            let input = streams.take().map(|(input, _others)| input);
+            (signals.take().ok_or_else(|| io::ErrorKind::NotFound.into()), input)
+        })?;
+        mask.install();
+        let _ = setpgid(None, None);
+        outlive_no_guardian(worker.guardian);
+        Ok(Guarded { shared, link: worker.link })
+    };
+    let guarded = forked();
+    let (input, others) = streams.take().expect("only the guardian takes them, and it does not return");
+    (guarded, input, others)
+}
+
 fn link() -> Result<(OwnedFd, OwnedFd), StartError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed("link the guardians"))
 }
 
 /// The child's number in the parent, `None` in the child.
-fn fork() -> Result<Option<Pid>, StartError> {
+pub(in super::super) fn fork() -> Result<Option<Pid>, StartError> {
     // SAFETY: there is one thread, so the child is a complete copy of this process: no lock is held by a thread that
     // it lacks.
     let pid = unsafe { libc::fork() };
@@ -211,8 +282,10 @@ impl Guarded {
     pub fn lease(&self, period: Duration) -> Lease {
         let lease = Lease { shared: self.shared };
         lease.touch();
-        self.shared.set_lease(period);
-        self.wake();
+        if !self.shared.has_lease(period) {
+            self.shared.set_lease(period);
+            self.wake();
+        }
         lease
     }
 
@@ -268,6 +341,8 @@ extern "C" fn guardian_died(_signal: libc::c_int) {
     }
     // Whoever loses its parent while this goes on shall come here and not escape.
     let _ = set_child_subreaper(Some(Pid::INIT));
-    Below::new(None, None, [None; 3]).end(Duration::from_secs(1));
+    let mut below = Below::new(None, None, [None; 3]);
+    below.look_around();
+    below.end(Duration::from_secs(1));
     let _ = kill_process(getpid(), Signal::KILL);
 }

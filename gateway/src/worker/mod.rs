@@ -13,6 +13,8 @@ mod desk;
 mod dial;
 mod early;
 #[cfg(target_os = "linux")]
+pub(crate) mod fork_server;
+#[cfg(target_os = "linux")]
 mod guard;
 pub mod guardian;
 mod lanes;
@@ -33,3 +35,5 @@ pub(crate) mod stream;
 mod streams;
 #[cfg(target_os = "linux")]
 mod sweep;
+#[cfg(target_os = "linux")]
+mod title;

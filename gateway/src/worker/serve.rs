@@ -37,10 +37,15 @@ pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
         Err(error) => fail(&error),
     };
     panics::install();
+    go(role, tasks, moved, guarded, limits::slots().get())
+}
+
+/// Serves with everything in its place.
+pub(super) fn go(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guarded>, slots: usize) -> ! {
     let run = move || -> ! {
         let code = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             // This thread moves the bytes and answers; what may block or compute gets threads of its own.
-            Ok(runtime) => runtime.block_on(live(role, tasks, moved, guarded)),
+            Ok(runtime) => runtime.block_on(live(role, tasks, moved, guarded, slots)),
             Err(error) => fail(&error),
         };
         std::process::exit(code)
@@ -57,12 +62,12 @@ pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
     }
 }
 
-fn options(life: &Life) -> guardian::Options {
+pub(super) fn options(life: &Life) -> guardian::Options {
     guardian::Options { grace: life.grace, ..guardian::Options::default() }
 }
 
 /// Too early for anybody to be told otherwise.
-fn fail(error: &dyn std::error::Error) -> ! {
+pub(super) fn fail(error: &dyn std::error::Error) -> ! {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -74,7 +79,7 @@ fn fail(error: &dyn std::error::Error) -> ! {
 }
 
 /// Returns the process's exit code.
-async fn live(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guarded>) -> i32 {
+async fn live(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guarded>, slots: usize) -> i32 {
     let (reader, writer, prints) = match moved.open() {
         Ok(streams) => streams,
         Err(error) => fail(&error),
@@ -88,7 +93,6 @@ async fn live(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guard
         Ok(connection) => connection,
         Err(error) => fail(&error),
     };
-    let slots = limits::slots().get();
     let id: Arc<str> = role.id.into();
     let crew = Arc::new(Crew::new(id, tasks, connection.clone(), role.life.max_tasks, slots));
     let (finish, finishing) = mpsc::channel(1);

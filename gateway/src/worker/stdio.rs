@@ -115,6 +115,27 @@ pub fn move_aside() -> Result<Moved, StdioError> {
     Ok(moved)
 }
 
+/// The same for streams that are no standard ones: their places are taken by `/dev/null`. Prints to descriptor 2 go to
+/// `stderr`.
+#[cfg(target_os = "linux")]
+pub(super) fn put_aside(input: OwnedFd, output: OwnedFd, stderr: OwnedFd) -> Result<Moved, StdioError> {
+    let (input, output) = (high(input.as_fd())?, high(output.as_fd())?);
+    let stdout = Caught::new()?;
+    rustix::stdio::dup2_stdout(&stdout.write).map_err(failed("replace the standard output"))?;
+    rustix::stdio::dup2_stderr(&stderr).map_err(failed("replace the standard error"))?;
+    Ok(Moved { input, output, stdout, stderr: None })
+}
+
+/// Puts `/dev/null` in the place of the standard streams.
+#[cfg(target_os = "linux")]
+pub(super) fn close_all() -> io::Result<()> {
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
+}
+
 fn take_stderr() -> Result<Caught, StdioError> {
     let caught = Caught::new()?;
     rustix::stdio::dup2_stderr(&caught.write).map_err(failed("replace the standard error"))?;

@@ -41,6 +41,8 @@ pub(super) struct Below<'a> {
     signals: Option<&'a SignalFd>,
     /// The child whose end is of interest, and how it ended.
     watched: Option<Pid>,
+    /// Children that are not ours to end, in order.
+    left_alone: &'a [i32],
     status: Option<WaitStatus>,
     pids: [i32; ROUND],
     len: usize,
@@ -59,28 +61,41 @@ enum Source {
 }
 
 impl<'a> Below<'a> {
-    /// `outside`: groups that somebody below could have joined, and that are not ours to end.
+    /// `outside`: groups that somebody below could have joined, and that are not ours to end. Nobody is seen before
+    /// [`look_around`](Self::look_around).
     pub(super) fn new(
         watched: Option<Pid>,
         signals: Option<&'a SignalFd>,
         outside: [Option<Pid>; 3],
     ) -> Self {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let proc_dir = openat(CWD, c"/proc", flags, Mode::empty()).ok();
-        let myself = getpid();
-        let mut below = Self {
+        Self {
             spared: [Some(getpgrp()), outside[0], outside[1], outside[2]],
-            myself,
-            proc_dir,
+            myself: getpid(),
+            proc_dir: None,
             source: Source::Nothing,
             signals,
             watched,
+            left_alone: &[],
             status: None,
             pids: [0; ROUND],
             len: 0,
-        };
-        below.source = below.find_source();
-        below
+        }
+    }
+
+    /// Opens what tells who is there: early, since it may be descriptors that run out.
+    pub(super) fn look_around(&mut self) {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        self.proc_dir = openat(CWD, c"/proc", flags, Mode::empty()).ok();
+        self.source = self.find_source();
+    }
+
+    /// One round against all but `children`, in order, who guard what is below them. Returns how many others took the
+    /// signal. Groups are left alone: nothing is known of those of the children's children.
+    pub(super) fn round_without(&mut self, children: &'a [i32], signal: Signal) -> usize {
+        self.left_alone = children;
+        let met = self.round(signal);
+        self.left_alone = &[];
+        met
     }
 
     /// How the watched child ended, once it has been reaped here.
@@ -162,6 +177,7 @@ impl<'a> Below<'a> {
         let mut met = 0;
         self.len = 0;
         self.find_children(self.myself);
+        self.leave_alone();
         let direct = self.len;
         if matches!(self.source, Source::Nothing)
             && let Some(watched) = self.watched
@@ -179,6 +195,7 @@ impl<'a> Below<'a> {
                 self.find_children(pid);
             }
             if next < direct
+                && self.left_alone.is_empty()
                 && let Ok(group) = getpgid(Some(pid))
                 && !self.spared.contains(&Some(group))
             {
@@ -188,6 +205,17 @@ impl<'a> Below<'a> {
             next += 1;
         }
         met
+    }
+
+    fn leave_alone(&mut self) {
+        let found = std::mem::take(&mut self.len);
+        for at in 0..found {
+            let pid = self.pids[at];
+            if self.left_alone.binary_search(&pid).is_err() {
+                self.pids[self.len] = pid;
+                self.len += 1;
+            }
+        }
     }
 
     fn push(&mut self, pid: Pid) {

@@ -1,0 +1,334 @@
+//! A process of this program that forks workers for its coordinator, and is the outer guardian of all of them.
+//!
+//! Its coordinator's half, and why there is one, is [`farcall_bootstrap::fork_server`]. This process has a single thread and
+//! runs no task. What a worker would do before it knows whose it is has been done here once for all of them: the program
+//! has been executed and relocated, signals, limits, terminal and standard streams are as a worker needs them.
+//!
+//! ```text
+//! fork server        one for all; reports how workers ended
+//! ├ inner guardian   watches the worker and the worker's input
+//! │ └ worker         and whatever it starts
+//! └ inner guardian …
+//! ```
+//!
+//! | what happens | what follows |
+//! |---|---|
+//! | the coordinator ends | the workers' inputs end, of which their guardians know; this process ends after them |
+//! | this process ends, in any way | the guardians sweep at once what is below them |
+//! | a guardian is killed | its worker ends as by [`super::guardian`]; what else it had adopted is killed here |
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use farcall_bootstrap::Exit;
+use farcall_bootstrap::fork_server::{MAX_WORD, Order, Report, STREAMS, in_a_row};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recvmsg, send,
+};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpgid, getpgrp, getppid, kill_process, set_child_subreaper,
+    setpgid, wait,
+};
+
+use super::guardian::{self, Outer};
+use super::signals::{SignalFd, SignalSet, die_by, stop_ignoring};
+use super::sweep::Below;
+use super::title::Title;
+use super::{early, limits, panics, serve, stdio};
+use crate::role::{Role, WORD};
+use crate::tasks::Tasks;
+
+/// How long after a guardian was told to end its worker it is killed itself; and how long after their grace workers whose
+/// coordinator is gone are left alone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is left of a killed guardian's worker after so much killing cannot be killed.
+const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Orders that are taken before deaths are looked at again.
+const AT_ONCE: usize = 16;
+
+/// Serves until the coordinator goes. Without a word where this process cannot be a fork server.
+pub(crate) fn serve(tasks: Arc<Tasks>) -> ! {
+    match Server::new(tasks) {
+        Ok(server) => server.run(),
+        // The coordinator then starts its workers in another way.
+        Err(_) => std::process::exit(70),
+    }
+}
+
+struct Server {
+    socket: OwnedFd,
+    outer: Outer,
+    /// The other end of what the guardians watch: its end is this process's.
+    life: OwnedFd,
+    title: Title,
+    tasks: Arc<Tasks>,
+    slots: usize,
+    /// The guardians, by the numbers of their processes.
+    children: BTreeMap<i32, Child>,
+    /// Not told yet. At most two for each order.
+    reports: VecDeque<Report>,
+    /// Since when those are swept that a guardian left behind, and how often by now.
+    sweeping: Option<(Instant, u32)>,
+    /// The coordinator is gone: when to end, whatever is left.
+    over: Option<Instant>,
+    longest_grace: Duration,
+}
+
+struct Child {
+    number: u64,
+    /// It was told to end its worker: when its own time is up.
+    patience: Option<Instant>,
+}
+
+/// What an order brings along.
+type Streams = [OwnedFd; STREAMS];
+
+impl Server {
+    fn new(tasks: Arc<Tasks>) -> io::Result<Server> {
+        if guardian::threads() != 1 {
+            early::below_a_copy()?;
+        }
+        let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+        if rustix::net::sockopt::socket_type(&socket)? != SocketType::SEQPACKET {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        stdio::close_all()?;
+        // It must be possible to tell workers from this process.
+        let title = Title::of_this_process()?;
+        title.show(in_a_row(&std::env::args_os().collect::<Vec<_>>()))?;
+        let _ = rustix::thread::set_name(c"farcall-forks");
+
+        set_child_subreaper(Some(Pid::INIT))?;
+        let launcher = getppid().and_then(|launcher| getpgid(Some(launcher)).ok());
+        let _ = setpgid(None, None);
+        guardian::leave_terminal();
+        stop_ignoring();
+        // Workers can live with the limit as it is.
+        let _ = limits::raise_descriptors();
+        panics::install();
+        let watched = SignalSet::of(&guardian::WATCHED);
+        let mask = watched.install();
+        let signals = SignalFd::new(&watched)?;
+        let (below, life) = io::pipe()?;
+        Ok(Server {
+            socket,
+            outer: Outer { signals, mask, life: below.into(), outside: [Some(getpgrp()), launcher, None] },
+            life: life.into(),
+            title,
+            tasks,
+            slots: limits::slots().get(),
+            children: BTreeMap::new(),
+            reports: VecDeque::from([Report::Ready]),
+            sweeping: None,
+            over: None,
+            longest_grace: Duration::ZERO,
+        })
+    }
+
+    fn run(mut self) -> ! {
+        loop {
+            self.reap();
+            self.sweep();
+            self.hurry();
+            self.tell();
+            let nothing_left = self.children.is_empty() && self.sweeping.is_none();
+            if self.over.is_some_and(|end| nothing_left || end <= Instant::now()) {
+                // What is left is ended by the guardians, whom this tells.
+                std::process::exit(0)
+            }
+            self.wait();
+            while let Some(signal) = self.outer.signals.next() {
+                if !matches!(signal, Signal::CHILD | Signal::ALARM | Signal::USR1 | Signal::USR2) {
+                    // The guardians do the rest.
+                    die_by(signal.as_raw())
+                }
+            }
+            for _ in 0..AT_ONCE {
+                match self.hear() {
+                    Some((Order::Start { number, words }, Some(streams))) => match role(&words) {
+                        None => self.reports.push_back(Report::NotStarted { number, errno: libc::EINVAL }),
+                        Some(role) => match guardian::fork() {
+                            Ok(None) => self.begin(role, &words, streams),
+                            Ok(Some(child)) => {
+                                self.longest_grace = self.longest_grace.max(role.life.grace);
+                                self.children
+                                    .insert(child.as_raw_nonzero().get(), Child { number, patience: None });
+                            }
+                            Err(_) => {
+                                let errno = libc::EAGAIN;
+                                self.reports.push_back(Report::NotStarted { number, errno });
+                            }
+                        },
+                    },
+                    Some((Order::Kill { number }, _)) => self.kill(number),
+                    // Nobody says such a thing.
+                    Some((Order::Start { .. }, None)) => {}
+                    None => break,
+                }
+            }
+        }
+    }
+
+    /// The life of a process that was just forked: as the guardian, and as the worker.
+    fn begin(self, role: Role, words: &[OsString], streams: Streams) -> ! {
+        let Server { socket, outer, life, title, tasks, slots, .. } = self;
+        drop((socket, life));
+        // It has worked before.
+        let _ = title.show(in_a_row(words));
+        let [input, output, stderr] = streams;
+        let options = serve::options(&role.life);
+        let (guarded, input, (output, stderr)) =
+            guardian::start_below(outer, &options, role.life.lease, input, (output, stderr));
+        // Puts the standard error in its place.
+        let moved = match stdio::put_aside(input, output, stderr) {
+            Ok(moved) => moved,
+            Err(error) => serve::fail(&error),
+        };
+        match guarded {
+            Ok(guarded) => serve::go(role, tasks, moved, Some(guarded), slots),
+            Err(error) => serve::fail(&error),
+        }
+    }
+
+    /// Takes note of deaths.
+    fn reap(&mut self) {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if status.exited() || status.signaled() => {
+                    let child = self.children.remove(&pid.as_raw_nonzero().get());
+                    // A guardian that ends by itself leaves nothing. One that was killed looks as if its worker had been.
+                    if child.is_none() || status.signaled() {
+                        self.sweeping.get_or_insert((Instant::now(), 0));
+                    }
+                    if let Some(Child { number, .. }) = child {
+                        self.reports.push_back(Report::Ended { number, exit: exit_of(status) });
+                    }
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// One round against those whose guardian was killed.
+    fn sweep(&mut self) {
+        let Some((began, rounds)) = self.sweeping else { return };
+        let guardians: Vec<i32> = self.children.keys().copied().collect();
+        let mut below = Below::new(None, None, self.outer.outside);
+        below.look_around();
+        let signal = if rounds < 2 { Signal::STOP } else { Signal::KILL };
+        let met = below.round_without(&guardians, signal);
+        let over = met == 0 || began.elapsed() > SWEEP_LIMIT;
+        self.sweeping = (!over).then_some((began, rounds.saturating_add(1)));
+    }
+
+    fn kill(&mut self, number: u64) {
+        // Its number is its own as long as it is in the table.
+        if let Some((guardian, child)) = self.children.iter_mut().find(|(_, child)| child.number == number)
+            && child.patience.is_none()
+        {
+            child.patience = Some(Instant::now() + PATIENCE);
+            signal(*guardian, Signal::ALARM);
+        }
+    }
+
+    /// Kills guardians that were told to end their worker and do not.
+    fn hurry(&mut self) {
+        let now = Instant::now();
+        for (guardian, child) in &mut self.children {
+            if child.patience.is_some_and(|until| until <= now) {
+                child.patience = None;
+                signal(*guardian, Signal::KILL);
+            }
+        }
+    }
+
+    /// Says what there is to say, as far as the socket takes it.
+    fn tell(&mut self) {
+        while let Some(report) = self.reports.front() {
+            match send(&self.socket, &report.to_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Err(Errno::AGAIN | Errno::NOBUFS) => return,
+                Err(Errno::INTR) => {}
+                // Nobody hears it any more, or it was told.
+                Ok(_) | Err(_) => drop(self.reports.pop_front()),
+            }
+        }
+    }
+
+    fn wait(&self) {
+        let now = Instant::now();
+        let patience = self.children.values().filter_map(|child| child.patience);
+        let round = self.sweeping.map(|(_, rounds)| now + Duration::from_millis(u64::from(rounds.min(20))));
+        let until = patience.chain(round).chain(self.over).min();
+        let timeout = until.map(|until| {
+            let left = until.saturating_duration_since(now) + Duration::from_millis(1);
+            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
+        });
+        let mut wanted = PollFlags::IN;
+        if !self.reports.is_empty() {
+            wanted |= PollFlags::OUT;
+        }
+        let mut fds = [PollFd::new(&self.outer.signals, PollFlags::IN), PollFd::new(&self.socket, wanted)];
+        // A socket that has ended would be reported for ever.
+        let count = if self.over.is_some() { 1 } else { 2 };
+        let _ = poll(&mut fds[..count], timeout.as_ref());
+    }
+
+    /// The next order, if there is one.
+    fn hear(&mut self) -> Option<(Order, Option<Streams>)> {
+        if self.over.is_some() {
+            return None;
+        }
+        let mut bytes = [0; MAX_WORD];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let heard = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags);
+        let length = match heard {
+            Ok(message) if message.bytes > 0 => message.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return None,
+            Ok(_) | Err(_) => {
+                self.over = Some(Instant::now() + self.longest_grace + PATIENCE);
+                return None;
+            }
+        };
+        let mut streams = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                streams.extend(fds);
+            }
+        }
+        // What cannot be read is not from this program.
+        Some((Order::from_bytes(&bytes[..length])?, streams.try_into().ok()))
+    }
+}
+
+fn signal(guardian: i32, signal: Signal) {
+    if let Some(guardian) = Pid::from_raw(guardian) {
+        // It fails only for one that has ended.
+        let _ = kill_process(guardian, signal);
+    }
+}
+
+/// Whom the words describe.
+fn role(words: &[OsString]) -> Option<Role> {
+    let [_name, first, rest @ ..] = words else { return None };
+    (first == WORD).then(|| Role::from_arguments(rest.iter().cloned()).ok()).flatten()
+}
+
+fn exit_of(status: WaitStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Unknown,
+    }
+}
