@@ -45,9 +45,12 @@ use super::{early, limits, panics, serve, stdio};
 use crate::role::{Role, WORD};
 use crate::tasks::Tasks;
 
-/// How long after a guardian was told to end its worker it is killed itself; and how long after their grace workers whose
-/// coordinator is gone are left alone.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long after a guardian was told to end its worker it is killed itself, as one that was stopped must be. What it has
+/// not swept by then is swept here.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long after their grace workers whose coordinator is gone are left to their guardians.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// What is left of a killed guardian's worker after so much killing cannot be killed.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
@@ -297,7 +300,7 @@ impl Server {
             Ok(message) if message.bytes > 0 => message.bytes,
             Err(Errno::AGAIN | Errno::INTR) => return None,
             Ok(_) | Err(_) => {
-                self.over = Some(Instant::now() + self.longest_grace + PATIENCE);
+                self.over = Some(Instant::now() + self.longest_grace + MARGIN);
                 return None;
             }
         };
