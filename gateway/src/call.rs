@@ -35,6 +35,9 @@ pub enum CallError {
     /// The arguments could not be encoded, or hold ends of channels that cannot travel there. Nothing was sent.
     #[error("the arguments cannot be sent")]
     Arguments(#[source] CodecError),
+    /// An end of a pipe in the arguments, which travels by [`local`](crate::local) only. Nothing was sent.
+    #[error(transparent)]
+    PipeEnd(crate::local::TravelError),
     /// The arguments are longer than a message may be. Nothing was sent.
     #[error("the arguments take {len} bytes, a message may have {max}")]
     TooLarge {
@@ -111,10 +114,15 @@ pub(crate) async fn start<F: Task<M>, M>(
         Err(ChannelOpenError::RequestTooLong { .. }) => return Err(CallError::UnknownTask { name }),
         Err(_) => return Err(CallError::Ended(inner.ended().await)),
     };
+    // What somebody else's encoding may have left.
+    drop(crate::local::travel::fault());
     match channel.send(Order::Run(args)).await {
         // If the worker takes nothing, its reply says why.
         Ok(()) | Err(SendError::Closed | SendError::Stopped(_)) => {}
-        Err(SendError::Codec(error)) => return Err(CallError::Arguments(error)),
+        Err(SendError::Codec(error)) => {
+            let end = crate::local::travel::fault();
+            return Err(end.map_or(CallError::Arguments(error), CallError::PipeEnd));
+        }
         Err(SendError::TooLarge { len, max }) => return Err(CallError::TooLarge { len, max }),
         Err(_) => return Err(CallError::Ended(inner.ended().await)),
     }

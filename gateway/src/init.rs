@@ -85,13 +85,21 @@ pub fn try_init(tasks: Tasks) -> Result<(), InitError> {
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next();
     tasks.check()?;
+<<<<<<< Updated upstream
     #[cfg(target_os = "linux")]
     if first.as_ref().is_some_and(|first| first == crate::role::FORK_SERVER_WORD) {
         crate::worker::fork_server::serve(Arc::new(tasks));
     }
     if first.is_some_and(|first| first == WORD) {
+=======
+    if is_worker {
+        let tasks = Arc::new(tasks);
+        // A worker may start workers of its own. Its log goes to its coordinator.
+        let initialised = Initialised { tasks: Arc::clone(&tasks), log: None, environment: environment() };
+        PROGRAM.set(initialised).map_err(|_| InitError::Twice)?;
+>>>>>>> Stashed changes
         match Role::from_arguments(arguments) {
-            Ok(role) => crate::worker::serve::serve(role, Arc::new(tasks)),
+            Ok(role) => crate::worker::serve::serve(role, tasks),
             Err(error) => {
                 eprintln!("{error}");
                 std::process::exit(70);
@@ -106,14 +114,18 @@ pub fn try_init(tasks: Tasks) -> Result<(), InitError> {
             Err(reason) => return Err(InitError::Log { value: value.clone(), reason }),
         },
     };
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let initialised = Initialised { tasks: Arc::new(tasks), log, environment: environment.collect() };
+    let initialised = Initialised { tasks: Arc::new(tasks), log, environment: environment() };
     PROGRAM.set(initialised).map_err(|_| InitError::Twice)?;
     if let Some(filter) = filter {
         crate::log::print(filter);
     }
     Ok(())
+}
+
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// What `init` learned; `None` before it.

@@ -42,6 +42,7 @@
 //! - [`Command`] runs programs there, in the shape of `tokio::process::Command`.
 //! - [`map()`] runs a task over any number of inputs on any number of gateways, [`map_command`] a program.
 //! - [`Gateway::output`] is what is printed there.
+//! - [`local`] is child processes on this machine: one function, a pool, pipes between them.
 //! - [`worker`] has the process-level parts of a worker.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
@@ -56,6 +57,7 @@ mod host;
 mod ids;
 mod init;
 mod isolated;
+pub mod local;
 mod log;
 mod map;
 mod multi;

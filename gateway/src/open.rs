@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+<<<<<<< Updated upstream
 use std::path::{Path, PathBuf};
+=======
+use std::os::fd::OwnedFd;
+>>>>>>> Stashed changes
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +47,7 @@ pub struct Builder {
     hub: Option<Gateway>,
     /// Whether it is a part of its hub: does not keep it alive, and prints where it prints.
     inside: bool,
+    pass: Option<Arc<OwnedFd>>,
 }
 
 /// Why a gateway was not opened. Nothing is left of the attempt.
@@ -271,7 +276,8 @@ fn greeting() -> Vec<u8> {
 
 impl Builder {
     pub(crate) fn new(spec: Spec) -> Builder {
-        Builder { spec, program: None, ssh: None, config: Config::default(), hub: None, inside: false }
+        let config = Config::default();
+        Builder { spec, program: None, ssh: None, config, hub: None, inside: false, pass: None }
     }
 
     /// What is delivered and started, in place of the running program: other builds of it, say.
@@ -339,6 +345,12 @@ impl Builder {
         self.spec.is_direct()
     }
 
+    /// Hands a local worker the socket over which it takes calls: see [`local`](crate::local).
+    pub(crate) fn pass(mut self, socket: Arc<OwnedFd>) -> Builder {
+        self.pass = Some(socket);
+        self
+    }
+
     /// Launches the worker, connects to it, and sees that both sides agree.
     ///
     /// Cancel safety: what a dropped `open` has started is ended.
@@ -393,15 +405,20 @@ impl Builder {
             None => this_program().map_err(OpenError::Program)?,
         };
         let life = self.spec.life();
-        let role = Role { id: id.text().to_string(), from: this_process(), life: life.clone() };
+        let calls = self.pass.is_some();
+        let role = Role { id: id.text().to_string(), from: this_process(), calls, life: life.clone() };
         let ssh = self.ssh.unwrap_or_else(|| shared_ssh(&initialised.environment));
         let mut options = self.spec.launch_options(ssh);
         options.argv0 = Some(format!("farcall-worker {} of {}", role.id, role.from).into());
         options.arguments = role.to_arguments();
         options.greeting = greeting();
+<<<<<<< Updated upstream
         if hub.is_none() && matches!(target, Target::Local) {
             options.fork_server = Some(fork_server(program.local()));
         }
+=======
+        options.pass = self.pass;
+>>>>>>> Stashed changes
         tracing::debug!(gateway = %role.id, %place, "launch");
         let launched = match &hub {
             None => farcall_bootstrap::launch(&target, &program, &options).await?,

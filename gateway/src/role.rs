@@ -16,6 +16,8 @@ pub(crate) struct Role {
     pub(crate) id: String,
     /// Who started it: host and process.
     pub(crate) from: String,
+    /// Whether a socket for calls comes with the standard error.
+    pub(crate) calls: bool,
     pub(crate) life: Life,
 }
 
@@ -56,13 +58,14 @@ impl Role {
             format!("lease={}", self.life.lease.as_millis()),
             format!("grace={}", self.life.grace.as_millis()),
         ];
+        words.extend(self.calls.then(|| "calls=1".to_owned()));
         words.extend(self.life.max_tasks.map(|max| format!("max-tasks={max}")));
         words.into_iter().map(Into::into).collect()
     }
 
     /// Reads what follows [`WORD`].
     pub(crate) fn from_arguments(words: impl Iterator<Item = OsString>) -> Result<Role, RoleError> {
-        let mut role = Role { id: String::new(), from: String::new(), life: Life::default() };
+        let mut role = Role { id: String::new(), from: String::new(), calls: false, life: Life::default() };
         for word in words {
             role.take(&word).ok_or(RoleError { argument: word })?;
         }
@@ -74,6 +77,7 @@ impl Role {
         let millis = || Some(Duration::from_millis(value.parse().ok()?));
         match key {
             "id" => self.id = value.into(),
+            "calls" => self.calls = value == "1",
             "from" => self.from = value.into(),
             "heartbeat" => self.life.heartbeat = millis()?,
             "lease" => self.life.lease = millis()?,
@@ -92,7 +96,7 @@ mod tests {
     #[test]
     fn arguments_are_read_as_they_are_written() {
         let life = Life { max_tasks: Some(3), lease: Duration::from_millis(1500), ..Life::default() };
-        let role = Role { id: "web 1=a".into(), from: "here:7".into(), life };
+        let role = Role { id: "web 1=a".into(), from: "here:7".into(), calls: true, life };
         let words = role.to_arguments();
         assert_eq!(words[0], WORD);
         assert_eq!(Role::from_arguments(words.into_iter().skip(1)).unwrap(), role);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use farcall_channel::Incoming;
 use serde::{Deserialize, Serialize};
 
+use crate::local::serve::RunCall;
 use crate::task::Task;
 use crate::worker::crew::Crew;
 
@@ -55,6 +56,7 @@ struct Entry {
     signature: String,
     start: Start,
     stream: Start,
+    call: RunCall,
 }
 
 /// Takes a channel and runs the task on it.
@@ -135,7 +137,9 @@ impl Tasks {
                 Box::new(move |incoming, crew| crate::worker::run::start(name, task, incoming, crew));
             let stream: Start =
                 Box::new(move |incoming, crew| crate::worker::stream::start(name, task, incoming, crew));
-            if self.entries.insert(name, Entry { signature, start, stream }).is_some() {
+            let call: RunCall =
+                Box::new(move |arguments, stage| crate::local::serve::run(name, task, arguments, stage));
+            if self.entries.insert(name, Entry { signature, start, stream, call }).is_some() {
                 self.faults.push(TasksError::Duplicate { name });
             }
         }
@@ -172,6 +176,10 @@ impl Tasks {
     /// What runs a stream of calls of the task.
     pub(crate) fn stream(&self, name: &str) -> Option<&Start> {
         self.entries.get(name).map(|entry| &entry.stream)
+    }
+
+    pub(crate) fn call(&self, name: &str) -> Option<&RunCall> {
+        self.entries.get(name).map(|entry| &entry.call)
     }
 
     pub(crate) fn declared(&self) -> Vec<Declared> {

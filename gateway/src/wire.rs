@@ -14,6 +14,7 @@
 //! | `v` relay | [`RelayOrder`]s, the first is the plan | [`RelayReport`]s |
 //! | `d` dial | one [`DialOrder`] | one [`DialReport`] |
 //! | `f` finish | | when all is done and told, `()` |
+//! | `x` cancel, with the number of a call of [`local`](crate::local) | | |
 
 use bytes::Bytes;
 use farcall_channel::{Raw, Receiver, Sender};
@@ -37,6 +38,7 @@ pub(crate) enum Request<'a> {
     Relay,
     Dial,
     Finish,
+    Cancel(u64),
 }
 
 impl<'a> Request<'a> {
@@ -53,6 +55,7 @@ impl<'a> Request<'a> {
             Request::Relay => Bytes::from_static(b"v"),
             Request::Dial => Bytes::from_static(b"d"),
             Request::Finish => Bytes::from_static(b"f"),
+            Request::Cancel(number) => [&b"x"[..], &number.to_le_bytes()].concat().into(),
         }
     }
 
@@ -70,6 +73,9 @@ impl<'a> Request<'a> {
             b"v" => Some(Request::Relay),
             b"d" => Some(Request::Dial),
             b"f" => Some(Request::Finish),
+            [b'x', number @ ..] => {
+                number.try_into().ok().map(|number| Request::Cancel(u64::from_le_bytes(number)))
+            }
             _ => None,
         }
     }
@@ -297,6 +303,7 @@ mod tests {
             Request::Relay,
             Request::Dial,
             Request::Finish,
+            Request::Cancel(1 << 40),
         ];
         for request in all {
             assert_eq!(Request::parse(&request.to_bytes()), Some(request));

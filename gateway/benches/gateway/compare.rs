@@ -8,6 +8,7 @@ use crate::assignment::Assignment;
 use crate::contest;
 use crate::farm::{self, Farm};
 use crate::peers;
+use crate::python;
 use crate::report::Report;
 use crate::row::Row;
 use crate::rows::{self, ROWS};
@@ -35,8 +36,9 @@ pub(crate) fn compare() -> Result<ExitCode, Failure> {
     for row in rows {
         let measure = async |contender: &str| {
             peers::present(contender)?;
+            let python = python::is_one(contender).then(|| python::program(contender)).transpose()?;
             let assignment = Assignment::new(contender, row, &args, farm.home());
-            own.measure(assignment.to_args(), args.length).await
+            python.as_ref().unwrap_or(&own).measure(assignment.to_args(), args.length).await
         };
         let outcome = runtime.block_on(contest::run(row, &args, measure));
         report.row(row, &outcome)?;

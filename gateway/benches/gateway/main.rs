@@ -11,8 +11,10 @@ mod compare;
 mod contest;
 mod farm;
 mod group;
+mod local;
 mod memory;
 mod peers;
+mod python;
 #[path = "../../../channel/benches/channel/report.rs"]
 mod report;
 #[path = "../../../channel/benches/channel/row.rs"]
@@ -37,6 +39,9 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(starts::REPLY) {
         return starts::reply();
     }
+    if std::env::args().nth(1).as_deref() == Some(local::ECHO) {
+        return local::echo();
+    }
     farcall::init(Tasks::new().add(starts::nothing).add(stream::swallow).add(group::sleep));
     let done = match Assignment::from_args(std::env::args().skip(1)) {
         Some(assignment) => measure(&assignment),
@@ -60,6 +65,8 @@ fn measure(assignment: &Assignment) -> Result<ExitCode, Failure> {
             "gateway_memory" => memory::run(assignment).await,
             "start_1000" => group::start(assignment).await,
             "scaling" => group::scaling(assignment).await,
+            "run_local" => local::run(assignment).await,
+            "pool_call" => local::call(assignment).await,
             _ => starts::run(assignment).await,
         }
     })?;

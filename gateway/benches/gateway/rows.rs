@@ -9,7 +9,7 @@ pub(crate) const SERVERS: usize = 32;
 /// How many servers a row needs.
 pub(crate) fn servers(row: &Row) -> usize {
     match row.name {
-        "start_local" | "start_1000" | "scaling" => 0,
+        "start_local" | "start_1000" | "scaling" | "run_local" | "pool_call" => 0,
         "gateway_memory" => SERVERS,
         _ => 1,
     }
@@ -72,5 +72,21 @@ pub(crate) const ROWS: &[Row] = &[
         peers: &[],
         must: &[Floor(0.95)],
         aim: &[Floor(0.98)],
+    },
+    Row {
+        name: "run_local",
+        what: "one function in a fresh process, from nothing to its end",
+        unit: Unit::Milliseconds,
+        peers: &["exec"],
+        must: &[CeilingTimes(1.5, "exec")],
+        aim: &[CeilingTimes(1.2, "exec")],
+    },
+    Row {
+        name: "pool_call",
+        what: "round trip of a call of a pool's warm worker",
+        unit: Unit::Microseconds,
+        peers: &["raw", "trio_parallel"],
+        must: &[CeilingTimes(6.0, "raw"), CeilingTimes(0.1, "trio_parallel")],
+        aim: &[CeilingTimes(3.0, "raw")],
     },
 ];

@@ -1,5 +1,6 @@
 //! A worker from its first moment to its last.
 
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,13 +8,14 @@ use std::time::Duration;
 
 use farcall_channel::{Channel, Connection, Incoming, Options};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::crew::Crew;
 use super::guardian::{Guarded, Lease};
 use super::stdio::{self, Moved, Prints};
 use super::{command, dial, early, guardian, limits, panics, relay, stream};
 use crate::host::Info;
+use crate::local::serve::Calls;
 use crate::output::Printed;
 use crate::role::{Life, Role};
 use crate::tasks::Tasks;
@@ -21,6 +23,7 @@ use crate::wire::{Hello, Request};
 
 /// Serves until the coordinator goes, then ends the process.
 pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
+    stdio::close_inherited();
     // Everything from here to `move_aside` prints to the standard error that the coordinator reads.
     let guarded = match early::guarded(&options(&role.life)) {
         Ok(guarded) => Some(guarded),
@@ -32,6 +35,11 @@ pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
     if let Err(error) = limits::raise_descriptors() {
         eprintln!("{error}");
     }
+    let passed = if role.calls { crate::local::serve::passed() } else { Ok(None) };
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(error) => fail(&error),
+    };
     let moved = match stdio::move_aside() {
         Ok(moved) => moved,
         Err(error) => fail(&error),
@@ -45,7 +53,11 @@ pub(super) fn go(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Gu
     let run = move || -> ! {
         let code = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             // This thread moves the bytes and answers; what may block or compute gets threads of its own.
+<<<<<<< Updated upstream
             Ok(runtime) => runtime.block_on(live(role, tasks, moved, guarded, slots)),
+=======
+            Ok(runtime) => runtime.block_on(live(role, tasks, moved, guarded, passed)),
+>>>>>>> Stashed changes
             Err(error) => fail(&error),
         };
         std::process::exit(code)
@@ -79,7 +91,17 @@ pub(super) fn fail(error: &dyn std::error::Error) -> ! {
 }
 
 /// Returns the process's exit code.
+<<<<<<< Updated upstream
 async fn live(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guarded>, slots: usize) -> i32 {
+=======
+async fn live(
+    role: Role,
+    tasks: Arc<Tasks>,
+    moved: Moved,
+    guarded: Option<Guarded>,
+    passed: Option<OwnedFd>,
+) -> i32 {
+>>>>>>> Stashed changes
     let (reader, writer, prints) = match moved.open() {
         Ok(streams) => streams,
         Err(error) => fail(&error),
@@ -96,26 +118,37 @@ async fn live(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guard
     let id: Arc<str> = role.id.into();
     let crew = Arc::new(Crew::new(id, tasks, connection.clone(), role.life.max_tasks, slots));
     let (finish, finishing) = mpsc::channel(1);
-    let mut server = Server { crew: Arc::clone(&crew), prints: Some((prints, finishing)), finish };
+    let calls = Arc::<Calls>::default();
+    let mut server = Server {
+        crew: Arc::clone(&crew),
+        prints: Some((prints, finishing)),
+        finish,
+        calls: Arc::clone(&calls),
+        passed,
+    };
     while let Some(incoming) = connection.accept().await {
         server.take(incoming);
     }
     let cause = connection.ended().await;
     tracing::debug!(%cause, "the coordinator is gone");
     // Of the grace the guardian leaves, the last quarter is for ending the process.
-    end(&crew, role.life.grace.mul_f32(0.75)).await;
+    end(&crew, &calls, role.life.grace.mul_f32(0.75)).await;
     0
 }
 
 /// Stops everything, for at most `limit`. What does not stop ends with the process.
-async fn end(crew: &Arc<Crew>, limit: Duration) {
-    let crew = Arc::clone(crew);
+async fn end(crew: &Arc<Crew>, calls: &Arc<Calls>, limit: Duration) {
+    let (crew, calls) = (Arc::clone(crew), Arc::clone(calls));
+    let (tell, stopped) = oneshot::channel();
     // Not here: dropping tasks runs their code, and this thread is not for that.
-    let stopping = std::thread::Builder::new().spawn(move || crew.stop(limit));
-    let Ok(stopping) = stopping else { return };
-    let end = tokio::time::Instant::now() + limit;
-    while !stopping.is_finished() && tokio::time::Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    let stopping = std::thread::Builder::new().spawn(move || {
+        calls.stop(limit);
+        crew.stop(limit);
+        // Nobody listens beyond the limit.
+        let _ = tell.send(());
+    });
+    if stopping.is_ok() {
+        let _ = tokio::time::timeout(limit, stopped).await;
     }
 }
 
@@ -148,6 +181,9 @@ struct Server {
     /// Until somebody wants them; with the receiver of those who wait until all is told.
     prints: Option<(Prints, mpsc::Receiver<Channel<(), ()>>)>,
     finish: mpsc::Sender<Channel<(), ()>>,
+    calls: Arc<Calls>,
+    /// The socket that calls come over, until both sides have said hello.
+    passed: Option<OwnedFd>,
 }
 
 impl Server {
@@ -170,6 +206,12 @@ impl Server {
                 {
                     eprintln!("{error}");
                 }
+                // Not before what is printed is caught.
+                if let Some(passed) = self.passed.take()
+                    && let Err(error) = self.calls.start(passed, &self.crew)
+                {
+                    eprintln!("cannot take calls: {error}");
+                }
                 tokio::spawn(hello(incoming.accept(), crew));
             }
             Some(Request::Info) => {
@@ -184,6 +226,8 @@ impl Server {
                 }
                 None => incoming.refuse("the prints are being read already"),
             },
+            // There is nothing to say to it: the channel is refused.
+            Some(Request::Cancel(number)) => self.calls.cancel(number),
             Some(Request::Log) => drop(tokio::spawn(log(incoming.accept()))),
             Some(Request::Command) => command::start(incoming.accept(), &self.crew),
             Some(Request::Relay) => relay::start(incoming.accept(), &self.crew),

@@ -115,6 +115,7 @@ pub fn move_aside() -> Result<Moved, StdioError> {
     Ok(moved)
 }
 
+<<<<<<< Updated upstream
 /// The same for streams that are no standard ones: their places are taken by `/dev/null`. Prints to descriptor 2 go to
 /// `stderr`.
 #[cfg(target_os = "linux")]
@@ -134,6 +135,22 @@ pub(super) fn close_all() -> io::Result<()> {
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
     Ok(())
+=======
+/// Closes what was inherited beyond the three standard descriptors: whoever started this process need not have known of it. What
+/// this program has opened itself is marked to be closed when another is executed, and that is how the two are told apart.
+pub(super) fn close_inherited() {
+    let Ok(all) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    // The folder's own descriptor is closed by the end of this.
+    for number in numbers.filter(|number| *number > 2).collect::<Vec<i32>>() {
+        // SAFETY: asks for the flags of whatever it is, and fails where nothing is open.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        if rustix::io::fcntl_getfd(fd) == Ok(rustix::io::FdFlags::empty()) {
+            // SAFETY: what this program did not open belongs to nothing in it.
+            unsafe { rustix::io::close(number) };
+        }
+    }
+>>>>>>> Stashed changes
 }
 
 fn take_stderr() -> Result<Caught, StdioError> {

@@ -1,0 +1,140 @@
+//! The children that live, and signals to them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use super::child::sleep;
+use crate::gateway::{Gateway, Inner};
+
+/// Why a signal was not sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignalError {
+    /// The process has not started yet, or has ended.
+    #[error("the process is not running")]
+    NotRunning,
+    /// There is no such signal.
+    #[error("there is no signal {0}")]
+    Unknown(i32),
+    /// The system refused.
+    #[error("cannot signal the process")]
+    System(#[source] io::Error),
+}
+
+static FAMILY: Mutex<Family> = Mutex::new(Family { next: 0, members: BTreeMap::new() });
+
+struct Family {
+    next: u64,
+    members: BTreeMap<u64, Arc<Target>>,
+}
+
+fn family() -> MutexGuard<'static, Family> {
+    FAMILY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process that can be signalled. Does not keep it alive.
+#[derive(Debug)]
+pub(super) struct Target {
+    pid: u32,
+    /// Names this very process, also when its number is another's.
+    pidfd: Option<OwnedFd>,
+    gateway: Weak<Inner>,
+}
+
+/// A child's place in the family, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Member {
+    number: u64,
+    target: Arc<Target>,
+}
+
+impl Member {
+    pub(super) fn join(gateway: &Gateway) -> Member {
+        let pid = gateway.pid();
+        let target = Arc::new(Target { pid, pidfd: pidfd(pid), gateway: Arc::downgrade(gateway.inner()) });
+        let mut family = family();
+        let number = family.next;
+        family.next += 1;
+        family.members.insert(number, Arc::clone(&target));
+        Member { number, target }
+    }
+
+    pub(super) fn target(&self) -> Arc<Target> {
+        Arc::clone(&self.target)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        family().members.remove(&self.number);
+    }
+}
+
+/// All children that live now.
+pub(super) fn members() -> Vec<Arc<Target>> {
+    family().members.values().cloned().collect()
+}
+
+/// Missing on old systems, and on others than Linux.
+#[cfg(target_os = "linux")]
+fn pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd(_pid: u32) -> Option<OwnedFd> {
+    None
+}
+
+impl Target {
+    /// Sends a signal by its number.
+    pub(super) fn signal(&self, number: i32) -> Result<(), SignalError> {
+        let signal = Signal::from_named_raw(number).ok_or(SignalError::Unknown(number))?;
+        match self.send(signal) {
+            Err(rustix::io::Errno::SRCH) => Err(SignalError::NotRunning),
+            sent => sent.map_err(|error| SignalError::System(error.into())),
+        }
+    }
+
+    fn send(&self, signal: Signal) -> rustix::io::Result<()> {
+        let alive = self.gateway.upgrade().is_some_and(|gateway| gateway.end.borrow().is_none());
+        if !alive {
+            return Err(rustix::io::Errno::SRCH);
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(pidfd) = &self.pidfd {
+            return rustix::process::pidfd_send_signal(pidfd, signal);
+        }
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
+        rustix::process::kill_process(pid, signal)
+    }
+
+    /// Has it killed, with all that it started.
+    pub(super) fn kill(&self) {
+        if let Some(gateway) = self.gateway.upgrade() {
+            gateway.kill.notify_one();
+        }
+    }
+
+    /// Sends a signal that asks it to end, and kills it if it has not within `grace`.
+    pub(super) fn ask(self: &Arc<Self>, number: i32, grace: Duration) -> Result<(), SignalError> {
+        self.signal(number)?;
+        let Some(driver) = self.gateway.upgrade().map(|gateway| gateway.driver.clone()) else {
+            return Ok(());
+        };
+        let target = Arc::clone(self);
+        let grace = sleep(&driver, grace);
+        // Ends with the grace.
+        driver.spawn(async move {
+            grace.await;
+            target.kill();
+        });
+        Ok(())
+    }
+}

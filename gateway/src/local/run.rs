@@ -1,0 +1,23 @@
+//! One function in a fresh process.
+
+use super::child::{Child, prepare, value_in};
+use super::error::RunError;
+use super::options::Options;
+use crate::task::Task;
+
+pub(super) async fn run<F: Task<M>, M>(
+    options: &Options,
+    task: F,
+    args: F::Args,
+) -> Result<F::Value, RunError> {
+    let mut call = prepare(task, args)?;
+    let mut child = Child::start(options, Some(&mut call)).await?;
+    match child.exchange_within(&mut call, options.time_limit).await? {
+        Ok(received) => {
+            let value = value_in(received);
+            child.end().await;
+            value
+        }
+        Err(gone) => Err(child.explain(gone).await),
+    }
+}
