@@ -85,19 +85,20 @@ pub fn try_init(tasks: Tasks) -> Result<(), InitError> {
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next();
     tasks.check()?;
-<<<<<<< Updated upstream
     #[cfg(target_os = "linux")]
-    if first.as_ref().is_some_and(|first| first == crate::role::FORK_SERVER_WORD) {
-        crate::worker::fork_server::serve(Arc::new(tasks));
-    }
-    if first.is_some_and(|first| first == WORD) {
-=======
-    if is_worker {
+    let is_fork_server = first.as_ref().is_some_and(|first| first == crate::role::FORK_SERVER_WORD);
+    #[cfg(not(target_os = "linux"))]
+    let is_fork_server = false;
+    let is_worker = first.is_some_and(|first| first == WORD);
+    if is_worker || is_fork_server {
         let tasks = Arc::new(tasks);
         // A worker may start workers of its own. Its log goes to its coordinator.
         let initialised = Initialised { tasks: Arc::clone(&tasks), log: None, environment: environment() };
         PROGRAM.set(initialised).map_err(|_| InitError::Twice)?;
->>>>>>> Stashed changes
+        #[cfg(target_os = "linux")]
+        if is_fork_server {
+            crate::worker::fork_server::serve(tasks);
+        }
         match Role::from_arguments(arguments) {
             Ok(role) => crate::worker::serve::serve(role, tasks),
             Err(error) => {

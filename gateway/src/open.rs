@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-<<<<<<< Updated upstream
-use std::path::{Path, PathBuf};
-=======
 use std::os::fd::OwnedFd;
->>>>>>> Stashed changes
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -412,13 +409,10 @@ impl Builder {
         options.argv0 = Some(format!("farcall-worker {} of {}", role.id, role.from).into());
         options.arguments = role.to_arguments();
         options.greeting = greeting();
-<<<<<<< Updated upstream
         if hub.is_none() && matches!(target, Target::Local) {
             options.fork_server = Some(fork_server(program.local()));
         }
-=======
         options.pass = self.pass;
->>>>>>> Stashed changes
         tracing::debug!(gateway = %role.id, %place, "launch");
         let launched = match &hub {
             None => farcall_bootstrap::launch(&target, &program, &options).await?,

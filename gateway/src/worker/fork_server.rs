@@ -100,6 +100,7 @@ impl Server {
         if guardian::threads() != 1 {
             early::below_a_copy()?;
         }
+        stdio::close_inherited();
         let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
         if rustix::net::sockopt::socket_type(&socket)? != SocketType::SEQPACKET {
             return Err(io::ErrorKind::InvalidInput.into());

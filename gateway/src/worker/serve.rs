@@ -35,11 +35,6 @@ pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
     if let Err(error) = limits::raise_descriptors() {
         eprintln!("{error}");
     }
-    let passed = if role.calls { crate::local::serve::passed() } else { Ok(None) };
-    let passed = match passed {
-        Ok(passed) => passed,
-        Err(error) => fail(&error),
-    };
     let moved = match stdio::move_aside() {
         Ok(moved) => moved,
         Err(error) => fail(&error),
@@ -50,14 +45,15 @@ pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
 
 /// Serves with everything in its place.
 pub(super) fn go(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guarded>, slots: usize) -> ! {
+    let passed = if role.calls { crate::local::serve::passed() } else { Ok(None) };
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(error) => fail(&error),
+    };
     let run = move || -> ! {
         let code = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             // This thread moves the bytes and answers; what may block or compute gets threads of its own.
-<<<<<<< Updated upstream
-            Ok(runtime) => runtime.block_on(live(role, tasks, moved, guarded, slots)),
-=======
-            Ok(runtime) => runtime.block_on(live(role, tasks, moved, guarded, passed)),
->>>>>>> Stashed changes
+            Ok(runtime) => runtime.block_on(live(role, tasks, moved, guarded, slots, passed)),
             Err(error) => fail(&error),
         };
         std::process::exit(code)
@@ -91,17 +87,14 @@ pub(super) fn fail(error: &dyn std::error::Error) -> ! {
 }
 
 /// Returns the process's exit code.
-<<<<<<< Updated upstream
-async fn live(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guarded>, slots: usize) -> i32 {
-=======
 async fn live(
     role: Role,
     tasks: Arc<Tasks>,
     moved: Moved,
     guarded: Option<Guarded>,
+    slots: usize,
     passed: Option<OwnedFd>,
 ) -> i32 {
->>>>>>> Stashed changes
     let (reader, writer, prints) = match moved.open() {
         Ok(streams) => streams,
         Err(error) => fail(&error),

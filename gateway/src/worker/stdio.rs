@@ -115,7 +115,6 @@ pub fn move_aside() -> Result<Moved, StdioError> {
     Ok(moved)
 }
 
-<<<<<<< Updated upstream
 /// The same for streams that are no standard ones: their places are taken by `/dev/null`. Prints to descriptor 2 go to
 /// `stderr`.
 #[cfg(target_os = "linux")]
@@ -135,7 +134,8 @@ pub(super) fn close_all() -> io::Result<()> {
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
     Ok(())
-=======
+}
+
 /// Closes what was inherited beyond the three standard descriptors: whoever started this process need not have known of it. What
 /// this program has opened itself is marked to be closed when another is executed, and that is how the two are told apart.
 pub(super) fn close_inherited() {
@@ -150,7 +150,6 @@ pub(super) fn close_inherited() {
             unsafe { rustix::io::close(number) };
         }
     }
->>>>>>> Stashed changes
 }
 
 fn take_stderr() -> Result<Caught, StdioError> {
