@@ -60,6 +60,7 @@ mod isolated;
 pub mod local;
 mod log;
 mod map;
+mod mismatch;
 mod multi;
 mod open;
 mod output;
@@ -95,11 +96,12 @@ pub use map::{
     GatewayProgress, GatewayState, Input, ItemError, Map, MapBuilder, MapError, OnError, Progress,
     ProgressEvents, map, map_command, map_stream,
 };
+pub use mismatch::Mismatch;
 pub use multi::{
     Event, MultiChannel, MultiError, MultiReceiver, MultiSender, Received, SendEachError, SendFailure,
     SendToError, Settled,
 };
-pub use open::{Builder, Mismatch, OpenError};
+pub use open::{Builder, OpenError};
 pub use output::{Output, PrintStream, Printed};
 pub use process::{Child, Command, CommandError, CommandOutput, Ended, ExitStatus, Stdio};
 pub use spec::{Spec, SpecError};
