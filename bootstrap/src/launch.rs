@@ -200,9 +200,13 @@ pub async fn launch_via(
             Start::new(&host, started, Stage::already_running(options)).run(options).await
         }
         Target::Command(command) => {
-            let (stage, guess) = match hub.image() {
-                // Most likely it leads to another corner of the same machine.
-                Some(image) => (dialogue_about(&host, options, image)?, image.clone()),
+            // Most likely it leads to another corner of the same machine.
+            let likely = match hub.image() {
+                Some(image) => program.for_platform(image.platform()).await.ok(),
+                None => None,
+            };
+            let (stage, guess) = match likely {
+                Some(guess) => (dialogue_about(&host, options, &guess)?, guess),
                 None => dialogue(&host, program, options).await?,
             };
             let args = carrying(command, &stage);

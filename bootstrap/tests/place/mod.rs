@@ -10,8 +10,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use farcall_bootstrap::error::LaunchError;
+use farcall_bootstrap::hub::Hub;
 use farcall_bootstrap::image::Program;
-use farcall_bootstrap::launch::{Delivery, Launched, launch};
+use farcall_bootstrap::launch::{Delivery, Launched, launch, launch_via};
 use farcall_bootstrap::process::Exit;
 use farcall_bootstrap::target::{CommandTarget, LaunchOptions, Target};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -166,6 +167,16 @@ impl Place {
         Worker::start(&self.target(), program, options).await
     }
 
+    /// As [`start`](Self::start), from a hub.
+    pub(crate) async fn start_via(
+        &self,
+        hub: &dyn Hub,
+        program: &Program,
+        options: &LaunchOptions,
+    ) -> Result<Worker, LaunchError> {
+        Ok(Worker::greeted(launch_via(hub, &self.target(), program, options).await?).await)
+    }
+
     /// The files in the cache, with their permissions.
     pub(crate) fn cached(&self) -> Vec<(String, u32)> {
         let Ok(entries) = fs::read_dir(self.cache()) else { return Vec::new() };
@@ -209,14 +220,17 @@ impl Worker {
         program: &Program,
         options: &LaunchOptions,
     ) -> Result<Self, LaunchError> {
-        let mut launched = launch(target, program, options).await?;
+        Ok(Self::greeted(launch(target, program, options).await?).await)
+    }
+
+    async fn greeted(mut launched: Launched) -> Self {
         let mut greeting = Vec::new();
         while !greeting.ends_with(b"\n") {
             greeting.push(launched.reader.read_u8().await.expect("the rest of the greeting"));
         }
         let greeting = String::from_utf8(greeting).expect("text");
         let pid = greeting.strip_prefix("HELLO ").expect("kept by launch").trim().parse().expect("a number");
-        Ok(Self { launched, pid })
+        Self { launched, pid }
     }
 
     pub(crate) fn delivery(&self) -> Delivery {
