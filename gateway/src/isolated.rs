@@ -200,7 +200,7 @@ impl Isolated {
 ///     Ok(())
 /// }
 ///
-/// # async fn example(gateway: Gateway) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example(gateway: Gateway) -> Result<(), BoxError> {
 /// let mut slot = gateway.isolated().slot().await?;
 /// let (numbers, theirs) = slot.pair();
 /// let (their_doubled, mut doubled) = slot.pair();
