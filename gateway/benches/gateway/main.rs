@@ -12,6 +12,7 @@ mod contest;
 mod farm;
 mod group;
 mod local;
+mod map;
 mod memory;
 mod peers;
 mod python;
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(local::ECHO) {
         return local::echo();
     }
-    farcall::init(Tasks::new().add(starts::nothing).add(stream::swallow).add(group::sleep));
+    farcall::init(Tasks::new().add(starts::nothing).add(stream::swallow).add(group::sleep).add(map::nothing));
     let done = match Assignment::from_args(std::env::args().skip(1)) {
         Some(assignment) => measure(&assignment),
         None => compare::compare(),
@@ -67,6 +68,7 @@ fn measure(assignment: &Assignment) -> Result<ExitCode, Failure> {
             "scaling" => group::scaling(assignment).await,
             "run_local" => local::run(assignment).await,
             "pool_call" => local::call(assignment).await,
+            "map_tiny" | "map_true" => map::run(assignment).await,
             _ => starts::run(assignment).await,
         }
     })?;

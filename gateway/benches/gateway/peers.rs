@@ -12,7 +12,13 @@ use crate::farm;
 use crate::trial::Program;
 
 /// Contenders that are programs of their own, each with the Debian package that holds it.
-const OTHERS: &[(&str, &str)] = &[("ssh", "openssh-client"), ("clush", "clustershell"), ("pdsh", "pdsh")];
+const OTHERS: &[(&str, &str)] = &[
+    ("ssh", "openssh-client"),
+    ("clush", "clustershell"),
+    ("pdsh", "pdsh"),
+    ("xargs", "findutils"),
+    ("parallel", "parallel"),
+];
 
 /// Whether a contender is another program than ours.
 pub(crate) fn is_other(contender: &str) -> bool {

@@ -10,7 +10,7 @@ use crate::trial::Program;
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers");
 
 /// The peers, by the names of their modules; each has a script of its name.
-const PEERS: &[&str] = &["trio_parallel"];
+const PEERS: &[&str] = &["execnet", "multiprocessing", "trio_parallel"];
 
 /// Whether a contender is written in Python.
 pub(crate) fn is_one(contender: &str) -> bool {

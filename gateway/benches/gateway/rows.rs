@@ -9,7 +9,7 @@ pub(crate) const SERVERS: usize = 32;
 /// How many servers a row needs.
 pub(crate) fn servers(row: &Row) -> usize {
     match row.name {
-        "start_local" | "start_1000" | "scaling" | "run_local" | "pool_call" => 0,
+        "start_local" | "start_1000" | "scaling" | "run_local" | "pool_call" | "map_tiny" | "map_true" => 0,
         "gateway_memory" => SERVERS,
         _ => 1,
     }
@@ -64,6 +64,22 @@ pub(crate) const ROWS: &[Row] = &[
         peers: &["exec"],
         must: &[CeilingTimes(1.5, "exec")],
         aim: &[CeilingTimes(1.1, "exec")],
+    },
+    Row {
+        name: "map_tiny",
+        what: "map of a task that does nothing over two local workers",
+        unit: Unit::PerSecond,
+        peers: &["execnet", "multiprocessing"],
+        must: &[Floor(300e3), FloorTimes(4.0, "execnet"), FloorTimes(4.0, "multiprocessing")],
+        aim: &[Floor(1e6)],
+    },
+    Row {
+        name: "map_true",
+        what: "map of the command /bin/true over two slots",
+        unit: Unit::PerSecond,
+        peers: &["xargs", "parallel"],
+        must: &[FloorTimes(0.9, "xargs"), FloorTimes(4.0, "parallel")],
+        aim: &[FloorTimes(1.2, "xargs")],
     },
     Row {
         name: "scaling",
