@@ -11,6 +11,7 @@ use futures_core::Stream;
 use super::drive::{self, Shared};
 use super::fault::OnError;
 use super::intake::{self, Encoded, Iterate};
+use super::isolation::Isolation;
 use super::results::{Decode, Map};
 use super::schedule::Rules;
 use super::stream::Plan;
@@ -165,6 +166,8 @@ pub struct MapBuilder<V> {
     rules: Rules,
     pub(super) plan: Plan,
     replacements: Option<usize>,
+    /// In processes of their own, with this limit of memory.
+    isolated: Option<Option<u64>>,
 }
 
 impl<V> MapBuilder<V> {
@@ -177,6 +180,7 @@ impl<V> MapBuilder<V> {
             rules: Rules::default(),
             plan: Plan::default(),
             replacements: None,
+            isolated: None,
         }
     }
 
@@ -256,6 +260,42 @@ impl<V> MapBuilder<V> {
         self
     }
 
+    /// Each slot is a process of its own on the gateway's host, as of [`Gateway::isolated`]: then the
+    /// [time limit](Self::item_timeout) of an item is hard, because its process is killed and replaced, and so is giving up what
+    /// runs when the map is dropped. What an item leaves in its process the next one finds there.
+    ///
+    /// There are no more slots than the gateway's worker has processors. Such processes are replaced as long as the gateway is
+    /// there, whatever [`replace_lost`](Self::replace_lost) says.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use farcall::{Gateway, ItemError};
+    /// # fn parse(text: String) -> u64 { text.len() as u64 }
+    /// # async fn example(gateways: Vec<Gateway>, files: Vec<String>) -> Result<(), farcall::BoxError> {
+    /// let careful = farcall::map(parse, files).on(&gateways).isolated().memory(256 << 20).item_timeout(Duration::from_secs(1));
+    /// for result in careful.max_deaths(1).start()?.all().await {
+    ///     match result {
+    ///         Ok(number) => println!("{number}"),
+    ///         Err(ItemError::TimedOut { .. }) => println!("too slow"),
+    ///         Err(ItemError::Poisonous { .. }) => println!("it crashed, or took too much memory"),
+    ///         Err(error) => return Err(error.into()),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn isolated(mut self) -> MapBuilder<V> {
+        self.isolated = Some(self.isolated.flatten());
+        self
+    }
+
+    /// How much memory the process of each slot may use, in bytes: as [`Isolated::memory`](crate::Isolated::memory). Makes the map
+    /// [isolated](Self::isolated).
+    pub fn memory(mut self, bytes: u64) -> MapBuilder<V> {
+        self.isolated = Some(Some(bytes));
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -266,14 +306,17 @@ impl<V> MapBuilder<V> {
             return Err(MapError::UnknownTask { name: self.name });
         }
         let replacements = self.replacements.unwrap_or(self.gateways.len());
-        let shared = Arc::new(Shared::new(self.name, self.plan, self.rules, replacements));
+        let slots = self.plan.slots;
+        let plan = Plan { slots: if self.isolated.is_some() { Some(1) } else { slots }, ..self.plan };
+        let shared = Arc::new(Shared::new(self.name, plan, self.rules, replacements));
         let (pumped, inputs) = (Arc::clone(&shared), self.inputs);
         // Ends with the inputs, or when the map is over; an iterator that blocks then holds it up until it returns.
         std::thread::Builder::new()
             .name("farcall-inputs".into())
             .spawn(move || intake::pump(inputs, &pumped))
             .map_err(MapError::Thread)?;
-        drive::start(&shared, self.gateways);
+        let isolation = self.isolated.map(|memory| Isolation { memory, slots });
+        drive::start(&shared, self.gateways, isolation);
         Ok(Map::new(shared, self.decode))
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::batch::{self, Order, Payload};
 use super::fault::ItemError;
 use super::intake::End;
+use super::isolation::{self, Isolation};
 use super::link;
 use super::progress::{self, Progress, Rate};
 use super::schedule::{Ended, GateId, Loss, Rules, Scheduler};
@@ -261,16 +262,24 @@ impl Shared {
         Some(orders)
     }
 
-    /// A gateway is lost to this map; returns whether another may be started in its place.
-    pub(super) fn lost(&self, gate: GateId, loss: &Loss, replace: bool) -> bool {
-        self.with(|state, now| {
-            state.scheduler.lost(gate, loss, now);
-            let replaced = replace && state.replacements > 0 && !state.is_over();
-            if replaced {
-                state.replacements -= 1;
-            }
-            replaced
-        })
+    /// A gateway is lost to this map.
+    pub(super) fn lost(&self, gate: GateId, loss: &Loss) {
+        self.with(|state, now| state.scheduler.lost(gate, loss, now));
+    }
+
+    /// Whether a gateway may be started in place of a lost one, which then counts.
+    pub(super) fn may_replace(&self) -> bool {
+        let mut state = self.lock();
+        let may = state.replacements > 0 && !state.is_over();
+        state.replacements -= usize::from(may);
+        may
+    }
+
+    /// Waits until the map is over. The link is woken then.
+    pub(super) async fn over(&self, wake: &Notify) {
+        while !self.is_over() {
+            wake.notified().await;
+        }
     }
 
     /// Gives up if no gateway is left.
@@ -380,7 +389,7 @@ impl State {
 }
 
 /// Starts the links and the clock of a map, on the driver of its gateways.
-pub(super) fn start(shared: &Arc<Shared>, gateways: Vec<Gateway>) {
+pub(super) fn start(shared: &Arc<Shared>, gateways: Vec<Gateway>, isolation: Option<Isolation>) {
     // All of them, before one that is lost could mean that none is left.
     let links: Vec<_> = gateways
         .into_iter()
@@ -392,7 +401,11 @@ pub(super) fn start(shared: &Arc<Shared>, gateways: Vec<Gateway>) {
     let Some(driver) = links.first().map(|(gateway, ..)| gateway.inner().driver.clone()) else { return };
     // Each ends with the map.
     for (gateway, gate, wake) in links {
-        driver.spawn(link::run(Arc::clone(shared), gateway, gate, wake));
+        let shared = Arc::clone(shared);
+        match isolation {
+            None => driver.spawn(link::run(shared, gateway, gate, wake)),
+            Some(isolation) => driver.spawn(isolation::run(shared, isolation, gateway, gate, wake)),
+        };
     }
     driver.spawn(Arc::clone(shared).keep_time());
 }

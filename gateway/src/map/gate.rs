@@ -37,6 +37,8 @@ pub(crate) struct Gate {
     pub(crate) last_reply: Duration,
     pub(crate) done: u64,
     pub(crate) failed: u64,
+    /// It may still run what nobody wants any more.
+    abandoned: bool,
     /// Measures the round trip with an item that nothing was before: its number, and when it was given.
     probe: Option<(u64, Duration)>,
 }
@@ -58,6 +60,7 @@ impl Gate {
             last_reply: Duration::ZERO,
             done: 0,
             failed: 0,
+            abandoned: false,
             probe: None,
         }
     }
@@ -171,8 +174,21 @@ impl Gate {
         (had, unsent)
     }
 
+    /// There is another process in place of the one that was lost.
+    pub(crate) fn reopen(&mut self) {
+        self.state = State::Opening;
+        self.stuck = 0;
+        self.abandoned = false;
+    }
+
+    /// Whether it runs something.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.out > 0 || self.stuck > 0 || self.abandoned
+    }
+
     /// Its items have ended without it.
     pub(crate) fn forget(&mut self) {
+        self.abandoned |= self.out > 0;
         self.given.clear();
         self.group.clear();
         (self.out, self.bytes, self.asked, self.examines, self.probe) = (0, 0, 0, false, None);

@@ -17,6 +17,7 @@ use super::stream::{self, StreamError};
 use crate::end::GatewayEnd;
 use crate::failure::{Failure, Panic};
 use crate::gateway::Gateway;
+use crate::via::Hub;
 
 /// How long the first failure to start a replacement is waited out; each further one doubles it.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -28,92 +29,155 @@ const MOST_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn run(shared: Arc<Shared>, gateway: Gateway, gate: GateId, wake: Arc<Notify>) {
     let (mut gateway, mut gate, mut wake) = (gateway, gate, wake);
     loop {
-        let Some((loss, replace)) = serve(&shared, &gateway, gate, &wake).await else { return };
-        tracing::debug!(gateway = gateway.id(), suspicious = loss.suspicious, settle = ?loss.settle, "a gateway of a map is lost");
-        let mut replace = shared.lost(gate, &loss, replace);
-        let origin = gateway.inner().origin.clone().in_place_of(&gateway);
-        drop(gateway);
-        let mut patience = PATIENCE;
-        let found = loop {
-            if !replace {
-                break None;
-            }
-            let id: Arc<str> = "".into();
-            let (next, next_wake) = shared.add_link(id);
-            match origin.clone().open().await {
-                Ok(opened) => {
-                    shared.name_link(next, opened.id());
-                    shared.with(|state, _| state.replaced += 1);
-                    break Some((opened, next, next_wake));
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a gateway of a map was not replaced");
-                    let nothing = Loss { settle: Duration::ZERO, suspicious: false, end: loss.end.clone() };
-                    replace = shared.lost(next, &nothing, true);
-                    if replace {
-                        tokio::time::sleep(patience).await;
-                        patience = (patience * 2).min(MOST_PATIENCE);
-                    }
-                }
-            }
+        let lost = match exchange(&shared, &gateway, gate, &wake, false).await {
+            Ok(()) => return,
+            Err(Broken::Stream(error)) => lost_by(&gateway, error).await,
+            // Only those that are isolated are given up for it.
+            Err(Broken::Stuck { .. }) => lost_by(&gateway, StreamError::Malformed(Malformed)).await,
         };
-        match found {
+        shared.lost(gate, &lost.loss);
+        match replace(&shared, gateway, lost).await {
             Some(found) => (gateway, gate, wake) = found,
-            None => return shared.check_hope(&loss),
+            None => return,
         }
     }
 }
 
-/// Until the map is over, or the gateway is lost to it: how, and whether another should take its place.
-async fn serve(shared: &Arc<Shared>, gateway: &Gateway, gate: GateId, wake: &Notify) -> Option<(Loss, bool)> {
-    let error = match exchange(shared, gateway, gate, wake).await {
-        Ok(()) => return None,
-        Err(error) => error,
-    };
+/// How a gateway was lost to the map.
+pub(super) struct Lost {
+    pub(super) loss: Loss,
+    /// Whether another is to take its place.
+    pub(super) replace: bool,
+}
+
+/// Starts a gateway in place of a lost one, while the limit allows. `None` if there is none; then it has been seen to whether that
+/// was the last.
+pub(super) async fn replace(
+    shared: &Arc<Shared>,
+    lost: Gateway,
+    Lost { loss, replace }: Lost,
+) -> Option<(Gateway, GateId, Arc<Notify>)> {
+    tracing::debug!(gateway = lost.id(), suspicious = loss.suspicious, settle = ?loss.settle, "a gateway of a map is lost");
+    let origin = lost.inner().origin.clone().in_place_of(&lost);
+    drop(lost);
+    if !replace || !shared.may_replace() {
+        shared.check_hope(&loss);
+        return None;
+    }
+    // From now on, so that nobody thinks that none is left.
+    let (gate, wake) = shared.add_link("".into());
+    let mut patience = PATIENCE;
+    loop {
+        let opened = tokio::select! {
+            opened = origin.clone().open() => opened,
+            () = shared.over(&wake) => return None,
+        };
+        match opened {
+            Ok(opened) => {
+                shared.name_link(gate, opened.id());
+                shared.with(|state, _| state.replaced += 1);
+                return Some((opened, gate, wake));
+            }
+            Err(error) => tracing::debug!(%error, "a gateway of a map was not replaced"),
+        }
+        if !shared.may_replace() {
+            shared.lost(gate, &Loss { settle: Duration::ZERO, suspicious: false, end: loss.end.clone() });
+            shared.check_hope(&loss);
+            return None;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(patience) => {}
+            () = shared.over(&wake) => return None,
+        }
+        patience = (patience * 2).min(MOST_PATIENCE);
+    }
+}
+
+/// What is to become of a gateway that takes or says nothing more.
+pub(super) async fn lost_by(gateway: &Gateway, error: StreamError) -> Lost {
     let noticed = Instant::now();
     match error {
         // Nothing was begun.
-        StreamError::Refused(_) => {
-            Some((Loss { settle: Duration::ZERO, suspicious: false, end: gateway.end() }, false))
+        StreamError::Refused(reason) => {
+            tracing::debug!(gateway = gateway.id(), reason, "a gateway refuses a map");
+            Lost {
+                loss: Loss { settle: Duration::ZERO, suspicious: false, end: gateway.end() },
+                replace: false,
+            }
         }
         StreamError::Malformed(_) | StreamError::TooLarge { .. } => {
             // What it does is not known.
             gateway.exit();
-            Some((loss(gateway, &gateway.wait().await, noticed), false))
+            Lost { loss: loss(gateway, &gateway.wait().await, noticed), replace: false }
         }
         StreamError::Ended => {
             let end = gateway.wait().await;
             // One that this side ended is not wanted any more.
-            let replace = end.class().is_some();
-            Some((loss(gateway, &end, noticed), replace))
+            Lost { loss: loss(gateway, &end, noticed), replace: end.class().is_some() }
         }
     }
 }
 
 /// What the end of a gateway means for its items.
-fn loss(gateway: &Gateway, end: &Arc<GatewayEnd>, noticed: Instant) -> Loss {
+pub(super) fn loss(gateway: &Gateway, end: &Arc<GatewayEnd>, noticed: Instant) -> Loss {
     let inner = gateway.inner();
-    let direct = inner.hub.is_none() && inner.origin.process_is_worker();
-    let known = direct && matches!(end.exit(), Some(Exit::Code(_) | Exit::Signal(_)));
-    let settle = if known {
+    let settle = if is_worker_over(gateway, end) {
         Duration::ZERO
+    } else if let Some(hub) = inner.hub.as_ref().and_then(Hub::gateway)
+        && let Some(end) = hub.end()
+        && is_worker_over(&hub, &end)
+    {
+        // What the hub's worker started is being killed by its guardian.
+        inner.life.grace
     } else {
         // Its lease began no later, and then it has its grace to end.
-        (inner.life.lease + inner.life.grace).saturating_sub(noticed.elapsed())
+        inner.life.lease + inner.life.grace
     };
-    let suspicious = matches!(end.class(), Some(Class::Signal | Class::RemoteExit))
+    let settle = settle.saturating_sub(noticed.elapsed());
+    let died = matches!(end.class(), Some(Class::Signal | Class::RemoteExit))
         || matches!(end.cause(), ConnectionError::Eof);
+    // If it went with its hub, then not for what it ran.
+    let suspicious = died && end.hub().is_none();
     Loss { settle, suspicious, end: Some(Arc::clone(end)) }
+}
+
+/// Whether the worker's own process is known to have ended.
+fn is_worker_over(gateway: &Gateway, end: &GatewayEnd) -> bool {
+    let inner = gateway.inner();
+    // Of a process inside a worker, that worker tells the end.
+    let told = match &inner.hub {
+        Some(hub) => hub.is_whole() && end.hub().is_none(),
+        None => inner.origin.process_is_worker(),
+    };
+    told && matches!(end.exit(), Some(Exit::Code(_) | Exit::Signal(_)))
 }
 
 type Sending<'a> = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send + 'a>>;
 
-async fn exchange(
+/// Why no more calls go to a gateway.
+pub(super) enum Broken {
+    Stream(StreamError),
+    /// An isolated call cannot be stopped; it is not answered yet.
+    Stuck {
+        number: u64,
+        error: ItemError,
+    },
+}
+
+impl<E: Into<StreamError>> From<E> for Broken {
+    fn from(error: E) -> Broken {
+        Broken::Stream(error.into())
+    }
+}
+
+/// Until the map is over, or something breaks.
+pub(super) async fn exchange(
     shared: &Arc<Shared>,
     gateway: &Gateway,
     gate: GateId,
     wake: &Notify,
-) -> Result<(), StreamError> {
+    isolated: bool,
+) -> Result<(), Broken> {
     let asked = Instant::now();
     let (orders, mut replies) = stream::open(gateway.inner(), shared.name, &shared.plan).await?;
     let mut opened = Some(asked);
@@ -138,7 +202,7 @@ async fn exchange(
                 sending = None;
                 sent?;
             }
-            message = replies.recv() => handle(shared, gate, &message?, &mut opened)?,
+            message = replies.recv() => handle(shared, gate, &message?, &mut opened, isolated)?,
             () = wake.notified() => {
                 if shared.is_over() {
                     return Ok(());
@@ -154,7 +218,8 @@ fn handle(
     gate: GateId,
     message: &Bytes,
     opened: &mut Option<Instant>,
-) -> Result<(), Malformed> {
+    isolated: bool,
+) -> Result<(), Broken> {
     shared.with(|state, now| {
         let mut records = Records::<Reply>::new();
         while let Some(record) = records.next(message) {
@@ -169,18 +234,24 @@ fn handle(
                 Reply::Withdrawn => Answer::Withdrawn,
                 Reply::Cancelled => Answer::Final(ItemError::Stopped),
                 Reply::TimedOut => Answer::Fault(ItemError::TimedOut { running: false }),
-                Reply::Stuck => match record.bytes(message) {
-                    [kind] if Reply::from_byte(*kind) == Some(Reply::TimedOut) => {
-                        Answer::Stuck(ItemError::TimedOut { running: true })
+                Reply::Stuck => {
+                    let error = match record.bytes(message) {
+                        [kind] if Reply::from_byte(*kind) == Some(Reply::TimedOut) => {
+                            ItemError::TimedOut { running: !isolated }
+                        }
+                        _ => ItemError::Stopped,
+                    };
+                    if isolated {
+                        return Err(Broken::Stuck { number: record.number, error });
                     }
-                    _ => Answer::Stuck(ItemError::Stopped),
-                },
+                    Answer::Stuck(error)
+                }
                 Reply::Freed => {
                     state.scheduler.freed(gate);
                     continue;
                 }
                 Reply::Slots => {
-                    let Some(asked) = opened.take() else { return Err(Malformed) };
+                    let asked = opened.take().ok_or(Malformed)?;
                     let slots = u32::try_from(record.number).unwrap_or(u32::MAX);
                     state.scheduler.opened(gate, slots, asked.elapsed(), now);
                     continue;

@@ -2,7 +2,7 @@
 //!
 //! - `builder`, `command`, `results`, `progress`, `fault`: what users see.
 //! - `schedule`, with `gate` and `pace`: who runs what, decided without gateways, clocks or threads.
-//! - `drive`, `link`, `intake`: what joins the scheduler to gateways, inputs and results.
+//! - `drive`, `link`, `isolation`, `intake`: what joins the scheduler to gateways, inputs and results.
 //! - `stream`, `batch`: many calls of one task over one channel, for whoever has many to make.
 
 pub(crate) mod batch;
@@ -12,6 +12,7 @@ mod drive;
 mod fault;
 mod gate;
 mod intake;
+mod isolation;
 mod link;
 mod pace;
 mod progress;

@@ -261,6 +261,16 @@ impl Scheduler {
         self.gates.len() - 1
     }
 
+    /// A gateway that was lost is being connected again: another process in its place.
+    pub(crate) fn reopen(&mut self, gate: GateId) {
+        self.gates[gate].reopen();
+    }
+
+    /// Whether a gateway runs something.
+    pub(crate) fn is_busy(&self, gate: GateId) -> bool {
+        self.gates[gate].is_busy()
+    }
+
     /// The gateway runs so many items at once, and has answered for the first time.
     pub(crate) fn opened(&mut self, gate: GateId, slots: u32, trip: Duration, now: Duration) {
         let gate = &mut self.gates[gate];
