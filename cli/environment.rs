@@ -12,6 +12,8 @@ pub(crate) struct Environment {
     pub(crate) groups: Option<PathBuf>,
     /// Where a groups file usually is, in order.
     pub(crate) usual_groups: Vec<PathBuf>,
+    /// Where builds of the lean worker for other platforms may lie, in order.
+    pub(crate) workers: Vec<PathBuf>,
     /// `NO_COLOR` is set and not empty.
     pub(crate) no_color: bool,
     /// All variables that are text, for SSH configurations that refer to them; the agent's socket is among them.
@@ -36,10 +38,18 @@ impl Environment {
 
     fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let set = |name| variable(name).filter(|value| !value.is_empty());
-        let config = set("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute()) // a relative one is to be ignored, says the XDG specification
-            .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".config")));
+        let home = |folder| set("HOME").map(|home| PathBuf::from(home).join(folder));
+        let xdg = |name, usual| {
+            set(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute()) // a relative one is to be ignored, says the XDG specification
+                .or_else(|| home(usual))
+        };
+        let config = xdg("XDG_CONFIG_HOME", ".config");
+        let workers = xdg("XDG_DATA_HOME", ".local/share")
+            .map(|data| data.join("farcall/workers"))
+            .into_iter()
+            .chain(["/usr/lib/farcall/workers".into()]);
         let usual_groups = config
             .map(|config| config.join("farcall/groups"))
             .into_iter()
@@ -47,6 +57,7 @@ impl Environment {
         Environment {
             groups: set("FARCALL_GROUPS").map(PathBuf::from),
             usual_groups: usual_groups.collect(),
+            workers: workers.collect(),
             no_color: set("NO_COLOR").is_some(),
             ..Environment::default()
         }

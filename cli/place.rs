@@ -1,9 +1,10 @@
 //! From a host's name and the options of the command line to where a worker is started, and how it is reached.
 
+use std::io;
 use std::sync::Arc;
 
 use farcall::ssh::{ConfigFiles, SshOptions};
-use farcall::{Spec, SpecError};
+use farcall::{Program, Spec, SpecError};
 
 use crate::args::connect::ConnectArgs;
 use crate::environment::Environment;
@@ -14,7 +15,7 @@ use crate::prompt::Terminal;
 const START_FACTOR: u32 = 4;
 
 /// The lean worker that is delivered in place of this program, where it lies beside it.
-pub(crate) const WORKER: &str = "farcall-worker";
+const WORKER: &str = "farcall-worker";
 
 /// A host whose name is no place where a worker can be started.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +61,9 @@ fn spec(host: &Host, connect: &ConnectArgs) -> Result<Spec, PlaceError> {
     if !settings.split('&').any(|setting| setting.starts_with("start_limit=")) {
         spec = spec.start_limit(connect.connect_limit * START_FACTOR);
     }
-    // Workers carry the name that people know, which is unique in a run, into lists of processes and logs.
-    if spec.asked_id().is_none() {
+    // Workers carry the name that people know, which is unique in a run, into lists of processes and logs. Not one that
+    // holds the values of variables: they may be secrets, and everybody on the host may list its processes.
+    if spec.asked_id().is_none() && !settings.split('&').any(|setting| setting.starts_with("env.")) {
         spec = spec.id(host.name());
     }
     Ok(spec)
@@ -73,6 +75,16 @@ fn config_files(connect: &ConnectArgs) -> ConfigFiles {
         Some(file) if file.as_os_str() == "none" => ConfigFiles::None,
         Some(file) => ConfigFiles::Only(file.clone()),
     }
+}
+
+/// What is started on the hosts: the lean worker if there is a build for their platform beside this program, in the user's
+/// folder of them or in the system's, and else this program.
+///
+/// # Errors
+/// That this program's own file cannot be found.
+pub(crate) fn program(environment: &Environment) -> io::Result<Program> {
+    let program = Program::current()?.beside(WORKER);
+    Ok(environment.workers.iter().fold(program, |program, folder| program.folder(folder)))
 }
 
 /// How all hosts of a run are reached over SSH. They share the gate for handshakes and the keys that were unlocked.
@@ -132,6 +144,11 @@ mod tests {
         assert_eq!(
             texts("openssh://h", "-F /c -i /k"),
             ["openssh://h?id=openssh%3A//h&start_limit=60s&config=/c&identity=/k"]
+        );
+        assert_eq!(
+            texts("ssh://h?env.TOKEN=secret", ""),
+            ["ssh://h?env.TOKEN=secret&start_limit=60s"],
+            "a value of a variable is no part of the id, which everybody there can see"
         );
         assert_eq!(texts("ssh://h?start_limit=3&id=x", ""), ["ssh://h?id=x&start_limit=3s"]);
         assert_eq!(

@@ -237,7 +237,9 @@ impl LaunchOptions {
         }
         for (name, value) in &self.env {
             let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-            if !first || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            // Names of an underscore and a letter are those of the delivery script's own variables.
+            let ours = name.len() == 2 && name.starts_with('_');
+            if !first || ours || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
                 return Err(OptionError::VariableName(name.clone()));
             }
             if zero(value) {
@@ -266,7 +268,7 @@ mod tests {
         };
         assert_eq!(bad(|o| o.chdir = Some("".into())), OptionError::EmptyFolder);
         assert_eq!(bad(|o| o.nice = Some(20)), OptionError::Nice(20));
-        for name in ["", "1A", "A B", "A=", "Ä"] {
+        for name in ["", "1A", "A B", "A=", "Ä", "_r"] {
             let mut options = LaunchOptions::default();
             options.env.push((name.into(), "x".into()));
             assert_eq!(options.check(), Err(OptionError::VariableName(name.into())));

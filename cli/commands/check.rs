@@ -43,7 +43,7 @@ pub(crate) fn run(args: &CheckArgs, environment: &Environment) -> Result<Exit, C
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;
     let (found, interrupt) = runtime.block_on(async {
         let interrupts = interrupts().map_err(CommandError::Runtime)?;
-        let program = Program::current().map_err(CommandError::Program)?.beside(place::WORKER);
+        let program = place::program(environment).map_err(CommandError::Program)?;
         Ok::<_, CommandError>(check_all(specs, ssh, program, args.at_once.get().into(), interrupts).await)
     })?;
     runtime.shutdown_background();

@@ -51,7 +51,7 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Com
         } else {
             None
         };
-        let program = farcall::Program::current().map_err(CommandError::Program)?.beside(place::WORKER);
+        let program = place::program(environment).map_err(CommandError::Program)?;
         let ssh = place::ssh(&job.connect, environment);
         let runner = Runner::new(specs, ssh, program, job.command.clone(), input);
         let (attempts, finishes) = (runner.clone(), runner);

@@ -278,7 +278,8 @@ impl Spec {
             Place::Local => Target::Local,
             Place::Ssh(target) => target.clone().into(),
             Place::OpenSsh(target) => {
-                let mut command = CommandTarget::new("ssh").args(["-T"]);
+                // It must not ask at the terminal: many of it would at once, and nobody could answer.
+                let mut command = CommandTarget::new("ssh").args(["-T", "-o", "BatchMode=yes"]);
                 if let Some(user) = &target.user {
                     command = command.args(["-l", user]);
                 }
