@@ -317,8 +317,8 @@ impl Builder {
         driver: tokio::runtime::Handle,
     ) -> Result<Gateway, OpenError> {
         let target = self.spec.target();
-        // The hub is another's to keep alive.
-        let origin = Builder { hub: None, ..self.clone() };
+        // The hub is another's to keep alive, and the socket is for this worker alone.
+        let origin = Builder { hub: None, pass: None, ..self.clone() };
         let hub = self.hub;
         let place: Arc<str> = match &hub {
             None => target.to_string().into(),
