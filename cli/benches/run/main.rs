@@ -15,6 +15,8 @@ mod contest;
 mod farm;
 #[path = "../../../gateway/benches/gateway/peers.rs"]
 mod peers;
+#[path = "../../../gateway/benches/gateway/python.rs"]
+mod python;
 #[path = "../../../channel/benches/channel/report.rs"]
 mod report;
 #[path = "../../../channel/benches/channel/row.rs"]
