@@ -19,7 +19,7 @@ const SETTLING: Duration = Duration::from_secs(5);
 ///
 /// A handshake passes from before the connection is made until the server has settled it. That is later than the end of
 /// authentication as we see it: sshd says that we are in, and only then ends the process that it counts as a stranger,
-/// which on a busy machine takes a while. What its next process says is the sign, or [`SETTLING`] has to do.
+/// which on a busy machine takes a while. What its next process says is the sign, or a few seconds have to do.
 ///
 /// Jump hosts and the hosts behind them have places of their own. While one is waited for, another may be held, but only
 /// by a server's settling, which waits for nobody.

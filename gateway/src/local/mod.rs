@@ -2,7 +2,7 @@
 //!
 //! A function that crashes, leaks, blocks or must be stopped from outside runs in a process of its own: this program started
 //! again, as a worker that needs neither shell nor network. What a function is, and what it takes and returns, is as for any
-//! gateway ([`Task`](crate::Task)); what can become of it is more: [`RunError`].
+//! gateway ([`Task`]); what can become of it is more: [`RunError`].
 //!
 //! - [`run`] runs one function in a fresh process.
 //! - [`open`] does so with a handle: states, signals, exit status.
