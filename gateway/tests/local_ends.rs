@@ -60,8 +60,9 @@ fn daemonise() {
     spin();
 }
 
-async fn deaf() {
+async fn deaf(said: local::PipeSender<()>) {
     let _handler = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+    said.send(()).await.expect("somebody listens");
     hold().await;
 }
 
@@ -110,8 +111,9 @@ async fn relay() {
     let mut relay = local::relay_signals(Duration::from_millis(500)).expect("a relay");
     let held = local::open(hold, ()).await.expect("a handle");
     held.wait_for(local::State::Running).await;
-    let deaf = Options::new().open(deaf, ()).await.expect("a handle");
-    deaf.wait_for(local::State::Running).await;
+    let (say, mut said) = local::pipe().expect("a pipe");
+    let deaf = Options::new().open(deaf, (say,)).await.expect("a handle");
+    said.recv().await.expect("it is deaf by now");
     println!("ready");
     let number = relay.next().await;
     println!("told {number}");
