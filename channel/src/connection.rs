@@ -144,13 +144,29 @@ impl Connection {
     where
         C: Codec<S> + Codec<R>,
     {
-        let request = request.into();
+        self.open_by(request.into(), |mux, request| mux.open(true, true, request)).await
+    }
+
+    /// As [`open`](Self::open), also of what [`Config::kept_back`] leaves: for the few channels without which nothing could be
+    /// done about all the others.
+    pub async fn open_kept_back<S, R>(&self, request: impl Into<Bytes>) -> Result<Channel<S, R>, OpenError>
+    where
+        Cbor: Codec<S> + Codec<R>,
+    {
+        self.open_by(request.into(), |mux, request| mux.open_kept_back(true, true, request)).await
+    }
+
+    async fn open_by<S, R, C: Codec<S> + Codec<R>>(
+        &self,
+        request: Bytes,
+        open: impl Fn(&mut Mux, Bytes) -> Result<Key, OpenFault>,
+    ) -> Result<Channel<S, R, C>, OpenError> {
         if request.len() > MAX_REQUEST {
             return Err(OpenError::RequestTooLong { len: request.len() });
         }
         let shared = &self.inner.shared;
         let opened = driver::wait_to_send(shared, List::Capacity, |state| {
-            match state.mux.open(true, true, request.clone()) {
+            match open(&mut state.mux, request.clone()) {
                 Ok(key) => {
                     state.forget(key);
                     Some(Ok(key))
@@ -272,6 +288,12 @@ impl Connection {
     /// What the connection has moved since it began.
     pub fn counters(&self) -> Counters {
         self.inner.shared.with(|state| state.counters())
+    }
+
+    /// Whether all that was sent on any channel, and that channels were closed, is in the byte stream: nothing waits for its turn or
+    /// for the peer to receive.
+    pub fn is_flushed(&self) -> bool {
+        self.inner.shared.with(|state| state.is_flushed())
     }
 
     /// Bytes of messages that this side holds now, and channels that it knows.

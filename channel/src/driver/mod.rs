@@ -128,6 +128,13 @@ impl Wakes {
 }
 
 impl State {
+    /// Whether all that was sent is in the byte stream.
+    pub(crate) fn is_flushed(&self) -> bool {
+        // The writer is idle when it has nothing pending and the stream was flushed, or when a write of a sender did not go at once.
+        let nothing_pending = self.idle.as_ref().is_some_and(|(writer, _)| writer.is_empty());
+        nothing_pending && self.mux.is_flushed()
+    }
+
     fn waiting(&mut self, key: Key) -> &mut Waiting {
         let index = key.index();
         if index >= self.channels.len() {

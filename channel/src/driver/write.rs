@@ -35,6 +35,11 @@ impl Writer {
         Box::new(Writer { stream: Box::pin(stream), pending: Transmit::default(), runtime })
     }
 
+    /// Whether all that it took is in the byte stream.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     fn fill(&mut self, shared: &Shared) {
         let wanted = Wanted::now();
         let mut state = shared.lock();

@@ -147,6 +147,11 @@ impl Mux {
             .sum()
     }
 
+    /// Whether nothing waits to be transmitted, for its turn or for credit.
+    pub fn is_flushed(&self) -> bool {
+        !self.wants_transmit() && self.slots.iter().all(|(_, slot)| slot.out.queue.memory() == 0)
+    }
+
     /// What of this side's budgets for long messages and for wider windows is not in use, in bytes.
     pub fn unused(&self) -> (u64, u64) {
         (self.assembly_free, self.growth_free)

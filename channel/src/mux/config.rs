@@ -19,6 +19,9 @@ pub enum Role {
 pub struct Config {
     /// Channels that the peer may have open at once.
     pub max_channels: u32,
+    /// Of the channels that the peer allows this side, those that are left for
+    /// [`open_kept_back`](crate::Connection::open_kept_back); half of them at most.
+    pub kept_back: u32,
     /// Bytes that may be on their way or unread on a channel before its window has grown. At least 64.
     pub initial_window: u32,
     /// The largest that a channel's window grows, in bytes.
@@ -39,6 +42,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             max_channels: 4096,
+            kept_back: 0,
             initial_window: 64 * 1024,
             max_window: 16 * 1024 * 1024,
             growth_budget: 64 * 1024 * 1024,

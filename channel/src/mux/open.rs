@@ -9,6 +9,21 @@ use crate::frame::MAX_REQUEST;
 impl Mux {
     /// Opens a channel: whether this side `sends` and `receives` on it, and what the peer should know.
     pub fn open(&mut self, sends: bool, receives: bool, request: Bytes) -> Result<Key, OpenFault> {
+        self.open_of(self.room(), sends, receives, request)
+    }
+
+    /// As [`open`](Self::open), also of what [`Config::kept_back`](super::Config::kept_back) leaves.
+    pub fn open_kept_back(&mut self, sends: bool, receives: bool, request: Bytes) -> Result<Key, OpenFault> {
+        self.open_of(self.peer.max_channels.saturating_sub(self.ours_open), sends, receives, request)
+    }
+
+    /// How many channels this side may open in the usual ways.
+    pub(super) fn room(&self) -> u32 {
+        let most = self.peer.max_channels;
+        most.saturating_sub(self.config.kept_back.min(most / 2)).saturating_sub(self.ours_open)
+    }
+
+    fn open_of(&mut self, room: u32, sends: bool, receives: bool, request: Bytes) -> Result<Key, OpenFault> {
         debug_assert!(request.len() <= MAX_REQUEST, "the caller checks the request's length");
         match &self.phase {
             Phase::Closed(cause) => return Err(OpenFault::Lost(cause.clone())),
@@ -16,7 +31,7 @@ impl Mux {
             Phase::Open if self.draining || self.peer_draining => return Err(OpenFault::Draining),
             Phase::Open => {}
         }
-        if self.ours_open >= self.peer.max_channels {
+        if room == 0 {
             self.capacity_wanted = true;
             return Err(OpenFault::Full);
         }

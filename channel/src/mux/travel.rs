@@ -173,7 +173,7 @@ impl Mux {
                 None => return Err(SendFault::EndInUse),
             }
         }
-        let capacity = self.peer.max_channels.saturating_sub(self.ours_open);
+        let capacity = self.room();
         if fresh > 0 && (self.draining || self.peer_draining) {
             return Err(SendFault::Draining);
         }
