@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::artifact::Artifact;
 use crate::error::{Class, EVIDENCE_LIMIT, LaunchError, Step};
 use crate::image::ImageError;
+use crate::local::SpawnError;
 use crate::process::Exit;
 use crate::stage::{Stage, StageError};
 
@@ -37,11 +38,17 @@ struct SpawnFailed {
 }
 
 /// The error of a child that could not be started.
-pub(crate) fn of_spawn(host: &str, step: Step, program: &OsStr, source: io::Error) -> LaunchError {
-    let hint = match source.kind() {
-        io::ErrorKind::NotFound => {
-            Some("install it, or correct its name; the folder to start in must exist too")
+pub(crate) fn of_spawn(host: &str, step: Step, program: &OsStr, error: SpawnError) -> LaunchError {
+    let source = match error {
+        SpawnError::Start(source) => source,
+        error @ SpawnError::Folder { .. } => {
+            return LaunchError::new(step, Class::Bootstrap, host)
+                .because(error)
+                .with_hint("give a folder that the account can make or enter");
         }
+    };
+    let hint = match source.kind() {
+        io::ErrorKind::NotFound => Some("install it, or correct its name"),
         io::ErrorKind::PermissionDenied => Some("see that it may be executed, and what limits are asked for"),
         _ => None,
     };

@@ -5,6 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -33,6 +34,17 @@ pub(crate) struct Child<'a> {
     pub(crate) options: Option<&'a LaunchOptions>,
 }
 
+/// Why a child was not started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpawnError {
+    /// It cannot start in its folder: that cannot be made, or not be entered.
+    #[error("cannot start in {folder}: {source}", folder = .folder.display())]
+    Folder { folder: PathBuf, source: io::Error },
+    /// The rest.
+    #[error(transparent)]
+    Start(#[from] io::Error),
+}
+
 /// The size of both pipes in bytes: a batch of messages fits in one write, and a child costs a fraction of the 64 MiB
 /// that a user's pipes may have together before new ones become tiny (pipe(7)).
 pub(crate) const PIPE_SIZE: usize = 256 << 10;
@@ -44,7 +56,7 @@ pub(crate) const PIPE_SIZE: usize = 256 << 10;
 /// both itself, as the first thing it does, since nobody else can where SSH started it: to do it here would mean to run
 /// code between fork and exec, and a fork copies the page tables of this process. With 50 MB in use that took 5 ms;
 /// without, the start takes 1 ms, of which the worker's own half takes 0.7.
-pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
+pub(crate) async fn spawn(child: Child<'_>) -> Result<Started, SpawnError> {
     let mut command = Command::new(child.program);
     command.args(child.args).process_group(0).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -61,7 +73,13 @@ pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
         }
         if let Some(folder) = &options.chdir {
             let made = folder.clone();
-            tokio::task::spawn_blocking(move || std::fs::create_dir_all(made)).await??;
+            // Entered here too: of the child it would not be known whether its folder or its program cannot be used.
+            let enter = move || {
+                std::fs::create_dir_all(&made)?;
+                std::fs::metadata(made.join("."))
+            };
+            let entered = tokio::task::spawn_blocking(enter).await.map_err(io::Error::from)?;
+            entered.map_err(|source| SpawnError::Folder { folder: folder.clone(), source })?;
             command.current_dir(folder);
         }
         command.envs(options.env.iter().map(|(name, value)| (name, value)));
@@ -90,8 +108,8 @@ pub(crate) async fn spawn(child: Child<'_>) -> io::Result<Started> {
     if let Some(stderr) = stderr {
         process.stderr = Some(ChildStderr::from_std(OwnedFd::from(stderr).into())?);
     }
-    let stdin = process.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    let stdout = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let stdin = process.stdin.take().ok_or(io::Error::from(io::ErrorKind::BrokenPipe))?;
+    let stdout = process.stdout.take().ok_or(io::Error::from(io::ErrorKind::BrokenPipe))?;
     // A smaller pipe works too.
     let _ = fcntl_setpipe_size(&stdin, PIPE_SIZE);
     let _ = fcntl_setpipe_size(&stdout, PIPE_SIZE);
