@@ -41,6 +41,7 @@ use crate::role::Life;
 /// | `start_limit` | how long the start may take once the place is reached (60 s) |
 /// | `config` | the SSH configuration file, `none` for none |
 /// | `identity` | a private key for SSH |
+/// | `name` | what a command's place is called in messages |
 /// | `cache` | `keep` the delivered program there, or leave `none` |
 /// | `via` | the id of the gateway from whose host it is started |
 ///
@@ -202,7 +203,8 @@ impl Spec {
         self
     }
 
-    /// After so long without a sign of life each side asks the other for one. Five seconds by default.
+    /// After so long without a sign of life each side asks the other for one. Five seconds by default, or a quarter of a lease
+    /// that is shorter than usual; at most half of the lease.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: Duration) -> Spec {
         self.heartbeat = Some(heartbeat);
@@ -336,11 +338,21 @@ impl Spec {
         matches!(self.place, Place::Local | Place::Ssh(_))
     }
 
+    /// Whether it can be: its text is read as it is written.
+    ///
+    /// # Errors
+    /// What is wrong, as with a text.
+    pub fn check(&self) -> Result<(), SpecError> {
+        self.to_string().parse::<Spec>().map(drop)
+    }
+
     pub(crate) fn life(&self) -> Life {
         let usual = Life::default();
+        let lease = self.lease.unwrap_or(usual.lease);
         Life {
-            heartbeat: self.heartbeat.unwrap_or(usual.heartbeat),
-            lease: self.lease.unwrap_or(usual.lease),
+            // A question and its answer must fit into the lease, or one that is idle is lost.
+            heartbeat: self.heartbeat.unwrap_or(usual.heartbeat.min(lease / 4)),
+            lease,
             grace: self.grace.unwrap_or(usual.grace),
             max_tasks: self.max_tasks,
         }

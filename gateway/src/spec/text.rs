@@ -86,7 +86,7 @@ pub enum SpecError {
     },
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "id",
     "chdir",
     "nice",
@@ -98,6 +98,7 @@ const KEYS: [&str; 14] = [
     "start_limit",
     "config",
     "identity",
+    "name",
     "cache",
     "via",
     "env.NAME",
@@ -167,7 +168,15 @@ fn one(text: &str) -> Result<Spec, SpecError> {
         }
         seen.push(key);
     }
-    Ok(spec)
+    let life = spec.life();
+    match spec.heartbeat {
+        Some(heartbeat) if heartbeat > life.lease / 2 => Err(SpecError::Value {
+            key: "heartbeat".into(),
+            value: Time(heartbeat).to_string(),
+            reason: "it is at most half of the lease, which is 20s unless set",
+        }),
+        _ => Ok(spec),
+    }
 }
 
 fn read_place(text: &str) -> Result<Place, SpecError> {
@@ -314,6 +323,16 @@ fn set(spec: Spec, key: &str, value: OsString) -> Result<Spec, SpecError> {
         "config" if value == "none" => spec.config(ConfigFiles::None),
         "config" => spec.config(ConfigFiles::Only(some(value)?.into())),
         "identity" => spec.identity(some(value)?),
+        "name" => {
+            let name = text()?;
+            if name.is_empty() || name.chars().any(char::is_control) {
+                return Err(wrong("a name is a word without control characters"));
+            }
+            let Place::Command(command) = spec.place else {
+                return Err(wrong("only the place of a command may be named"));
+            };
+            Spec { place: Place::Command(command.named(name)), ..spec }
+        }
         "cache" => spec.cache(match text()? {
             "keep" => Cache::Keep,
             "none" => Cache::LeaveNothing,
@@ -482,6 +501,9 @@ impl fmt::Display for Spec {
         };
         say("config", config);
         say("identity", self.identity.as_ref().map(|path| escaped(path).to_string()));
+        if let Place::Command(CommandTarget { name, .. }) = &self.place {
+            say("name", name.as_ref().map(|name| escaped(name).to_string()));
+        }
         let cache = self.cache.map(|cache| if cache == Cache::Keep { "keep" } else { "none" }.to_owned());
         say("cache", cache);
         say("via", self.via.as_ref().map(|id| escaped(id).to_string()));

@@ -174,6 +174,25 @@ fn places_become_what_starts_them() {
     assert_eq!(target("docker://root@web"), "docker exec -i -u root web");
     assert_eq!(target("kubectl://ns/pod/box"), "kubectl exec -i -n ns -c box pod --");
     assert_eq!(target("sudo://db"), "sudo -n -u db --");
-    assert_eq!(target("openssh://me@web1:22?identity=/k"), "ssh -T -l me -p 22 -i /k -- web1");
+    assert_eq!(
+        target("openssh://me@web1:22?identity=/k"),
+        "ssh -T -o BatchMode=yes -l me -p 22 -i /k -- web1"
+    );
     assert_eq!(target("ssh://me@web1:22"), "me@web1:22");
+}
+
+#[test]
+fn a_builder_s_spec_reads_back_with_its_name_and_is_checked() {
+    let spec = Spec::command(CommandTarget::new("nsenter").args(["-t", "1"]).named("the host"));
+    assert_eq!(spec.to_string(), "command:nsenter,-t,1?name=the%20host");
+    assert_eq!(spec.to_string().parse(), Ok(spec.clone()));
+    assert_eq!(spec.check(), Ok(()));
+    let (no_tasks, no_lease) = (spec.clone().max_tasks(0), spec.clone().lease(Duration::ZERO));
+    for spec in [no_tasks, no_lease, spec.heartbeat(Duration::from_secs(11))] {
+        assert!(matches!(spec.check(), Err(SpecError::Value { .. })), "{spec}");
+    }
+    assert!("local?name=x".parse::<Spec>().is_err());
+    assert_eq!(read("local?lease=2").life().heartbeat, Duration::from_millis(500));
+    assert!("local?lease=2&heartbeat=2".parse::<Spec>().is_err());
+    assert!("local?heartbeat=1&lease=2".parse::<Spec>().is_ok());
 }
