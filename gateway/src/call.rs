@@ -4,13 +4,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use farcall_bootstrap::Class;
 use farcall_channel::{
     Channel, CodecError, OpenError as ChannelOpenError, Receiver, RecvError, SendError, Sender,
 };
 use futures_core::Stream;
 
 use crate::end::GatewayEnd;
-use crate::failure::{Failure, Panic};
+use crate::failure::{Failure, Panic, plain};
 use crate::gateway::Inner;
 use crate::task::{Message, Task};
 use crate::tasks::name_of;
@@ -47,16 +48,16 @@ pub enum CallError {
         max: u64,
     },
     /// The worker could not make sense of the arguments.
-    #[error("the worker cannot read the arguments: {0}")]
+    #[error("the worker cannot read the arguments: {}", plain(.0))]
     Unreadable(String),
     /// The task ended well, but its value could not be sent.
-    #[error("the worker cannot send the task's value: {0}")]
+    #[error("the worker cannot send the task's value: {}", plain(.0))]
     Unsendable(String),
     /// The worker's reply made no sense.
     #[error("the worker's reply cannot be read")]
     Reply(#[source] CodecError),
     /// The worker refused.
-    #[error("the worker refused: {0}")]
+    #[error("the worker refused: {}", plain(.0))]
     Refused(String),
     /// The worker gave the task up without a word: it is ending.
     #[error("the worker gave no reply")]
@@ -64,6 +65,50 @@ pub enum CallError {
     /// The gateway has ended. Whether the task ran, and how far, is not known.
     #[error(transparent)]
     Ended(Arc<GatewayEnd>),
+}
+
+impl CallError {
+    /// What kind of failure it was; `None` for one of the task itself, of its arguments or its value, and where this side ended
+    /// the gateway.
+    pub fn class(&self) -> Option<Class> {
+        match self {
+            CallError::Refused(_) => Some(Class::Exec),
+            CallError::NoReply => Some(Class::Lost),
+            CallError::Ended(end) => end.class(),
+            CallError::UnknownTask { .. }
+            | CallError::Failed(_)
+            | CallError::Panicked(_)
+            | CallError::Arguments(_)
+            | CallError::PipeEnd(_)
+            | CallError::TooLarge { .. }
+            | CallError::Unreadable(_)
+            | CallError::Unsendable(_)
+            | CallError::Reply(_) => None,
+        }
+    }
+
+    /// Where on the way of a call it happened, for people: `send`, `start`, `run` or `reply`.
+    pub fn step(&self) -> &'static str {
+        match self {
+            CallError::UnknownTask { .. }
+            | CallError::Arguments(_)
+            | CallError::PipeEnd(_)
+            | CallError::TooLarge { .. } => "send",
+            CallError::Refused(_) | CallError::Unreadable(_) => "start",
+            CallError::Failed(_) | CallError::Panicked(_) | CallError::Ended(_) => "run",
+            CallError::Unsendable(_) | CallError::Reply(_) | CallError::NoReply => "reply",
+        }
+    }
+
+    /// What the far side left for whoever looks for the reason: the end of its standard error, the calls that led to a panic. It
+    /// comes from there as it is: whoever shows it escapes control characters.
+    pub fn evidence(&self) -> &str {
+        match self {
+            CallError::Panicked(panic) => &panic.backtrace,
+            CallError::Ended(end) => end.stderr(),
+            _ => "",
+        }
+    }
 }
 
 /// A task that was given its arguments: a future of its value.
@@ -112,7 +157,7 @@ pub(crate) async fn start<F: Task<M>, M>(
     let channel: Channel<Order<F::Args>, Reply<F::Value>> = match channel {
         Ok(channel) => channel,
         Err(ChannelOpenError::RequestTooLong { .. }) => return Err(CallError::UnknownTask { name }),
-        Err(_) => return Err(CallError::Ended(inner.ended().await)),
+        Err(_) => return Err(CallError::Ended(inner.gone().await)),
     };
     // What somebody else's encoding may have left.
     drop(crate::local::travel::fault());
@@ -124,7 +169,7 @@ pub(crate) async fn start<F: Task<M>, M>(
             return Err(end.map_or(CallError::Arguments(error), CallError::PipeEnd));
         }
         Err(SendError::TooLarge { len, max }) => return Err(CallError::TooLarge { len, max }),
-        Err(_) => return Err(CallError::Ended(inner.ended().await)),
+        Err(_) => return Err(CallError::Ended(inner.gone().await)),
     }
     let (orders, replies) = channel.split();
     Ok(Call { replies, orders: Box::new(orders), state: State::Waiting, inner: Arc::clone(inner) })

@@ -41,7 +41,7 @@ impl Context {
     /// Whether whoever called the task has dropped the call, or the worker is ending. An `async` task need not ask: it is
     /// dropped where it waits. One that blocks or computes should ask from time to time, and return.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Relaxed)
+        self.cancelled.load(Relaxed) || self.states.ending.load(Relaxed)
     }
 
     /// Two ends of a new channel. One may go to the coordinator, in the task's value or through another channel.
@@ -72,14 +72,30 @@ impl std::fmt::Debug for Context {
     }
 }
 
-/// The values of [`Context::state`]: one of each type.
+/// What the tasks of a worker share: the values of [`Context::state`], one of each type.
 #[derive(Default)]
-pub(crate) struct States(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
+pub(crate) struct States {
+    built: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    /// The worker is ending.
+    ending: AtomicBool,
+}
 
 impl States {
+    /// Tells all tasks that the worker is ending.
+    pub(crate) fn end(&self) {
+        self.ending.store(true, Relaxed);
+    }
+
+    /// Drops what no task holds any more.
+    pub(crate) fn clear(&self) {
+        let built = std::mem::take(&mut *self.built.lock().unwrap_or_else(PoisonError::into_inner));
+        // Not under the lock: that runs their code.
+        drop(built);
+    }
+
     fn get<T: Send + Sync + 'static>(&self, build: impl FnOnce() -> T) -> Arc<T> {
         let cell = {
-            let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut states = self.built.lock().unwrap_or_else(PoisonError::into_inner);
             let new = || -> Arc<dyn Any + Send + Sync> { Arc::new(OnceLock::<Arc<T>>::new()) };
             states.entry(TypeId::of::<T>()).or_insert_with(new).clone()
         };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use farcall_bootstrap::{Class, Exit, Process, Stderr};
@@ -28,6 +29,8 @@ pub struct GatewayEnd {
     exit: Option<Exit>,
     stderr: String,
     hub: Option<Arc<GatewayEnd>>,
+    /// Whether this side had asked for it before.
+    asked: bool,
 }
 
 impl GatewayEnd {
@@ -44,7 +47,16 @@ impl GatewayEnd {
     /// What kind of failure it was: [`Class::Signal`], [`Class::RemoteExit`] or [`Class::Lost`]; `None` if this side ended the
     /// gateway. A leaf that went with its [hub](Self::hub) is lost.
     pub fn class(&self) -> Option<Class> {
-        if matches!(self.cause, ConnectionError::Closed | ConnectionError::Aborted { .. }) {
+        let over = match self.cause {
+            ConnectionError::Closed
+            | ConnectionError::ClosedByPeer
+            | ConnectionError::Aborted { .. }
+            | ConnectionError::AbortedByPeer { .. } => true,
+            // With values that are here and that nobody has received yet.
+            ConnectionError::Eof => self.exit == Some(Exit::Code(0)),
+            _ => false,
+        };
+        if self.asked && over {
             return None;
         }
         Some(match self.exit.filter(|_| self.hub.is_none()) {
@@ -116,6 +128,8 @@ pub(crate) struct Watched {
     pub(crate) connection: Connection,
     pub(crate) process: Process,
     pub(crate) stderr: Stderr,
+    /// Whether this side has asked for the end.
+    pub(crate) asked: Arc<AtomicBool>,
     /// What the worker may take to end in order.
     pub(crate) grace: Duration,
     /// Has the process killed.
@@ -136,6 +150,7 @@ pub(crate) async fn watch(mut watched: Watched, tell: watch::Sender<Option<Arc<G
         }
     }
     let cause = connection.ended().await;
+    let asked = watched.asked.load(Relaxed);
     let limit = match &cause {
         ConnectionError::Silent { .. } | ConnectionError::Io(_) => BEYOND_REACH,
         ConnectionError::Eof => AFTERMATH,
@@ -159,6 +174,7 @@ pub(crate) async fn watch(mut watched: Watched, tell: watch::Sender<Option<Arc<G
         place: watched.place,
         hub,
         exit: watched.process.exit(),
+        asked,
         stderr: String::from_utf8_lossy(&watched.stderr.tail()).into_owned(),
         cause,
     };
@@ -198,6 +214,7 @@ impl GatewayEnd {
             exit: None,
             stderr: String::new(),
             hub: None,
+            asked: false,
         }
     }
 }

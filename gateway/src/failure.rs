@@ -1,5 +1,6 @@
 //! What is told about a task that failed or panicked.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
@@ -7,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 /// Sources beyond this many are not told: a chain may be made to be endless.
 const MAX_SOURCES: usize = 32;
+
+/// The most bytes of it that are shown.
+const MAX_SHOWN: usize = 4 * 1024;
 
 /// The most bytes of one message.
 const MAX_TEXT: usize = 16 * 1024;
@@ -62,7 +66,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&plain(&self.message))
     }
 }
 
@@ -74,7 +78,7 @@ impl Error for Failure {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&plain(&self.message))
     }
 }
 
@@ -97,11 +101,22 @@ pub struct Panic {
 
 impl fmt::Display for Panic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the task panicked at {}: {}", self.location, self.message)
+        write!(f, "the task panicked at {}: {}", plain(&self.location), plain(&self.message))
     }
 }
 
 impl Error for Panic {}
+
+/// What the far side said as it may be shown: the beginning of it, without characters that would do something to a terminal.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    let ill = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let end = (0..=MAX_SHOWN.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let shown = &text[..end];
+    match (end < text.len(), shown.contains(ill)) {
+        (false, false) => Cow::Borrowed(text),
+        (cut, _) => Cow::Owned(shown.replace(ill, "\u{fffd}") + if cut { "…" } else { "" }),
+    }
+}
 
 /// The beginning of `text`, as much as is worth sending.
 pub(crate) fn cut(mut text: String) -> String {
@@ -129,6 +144,16 @@ mod tests {
         assert_eq!(failure.to_string(), "outer");
         assert_eq!(failure.source().unwrap().to_string(), "inner");
         assert!(failure.kind().ends_with("Outer"));
+    }
+
+    #[test]
+    fn what_is_shown_does_nothing_to_a_terminal() {
+        assert_eq!(plain("two\n\tlines"), "two\n\tlines");
+        assert_eq!(plain("\u{1b}[2Jred\r\0\u{9b}"), "\u{fffd}[2Jred\u{fffd}\u{fffd}\u{fffd}");
+        let shown = plain(&"é".repeat(MAX_SHOWN)).into_owned();
+        assert!(shown.len() <= MAX_SHOWN + "…".len() && shown.ends_with("é…"), "{}", shown.len());
+        let failure = Failure::of::<String>(&std::io::Error::other("\u{7}bell"));
+        assert_eq!((failure.to_string().as_str(), failure.message()), ("\u{fffd}bell", "\u{7}bell"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One live worker, as its coordinator holds it.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) connection: Connection,
     pub(crate) end: watch::Receiver<Option<Arc<GatewayEnd>>>,
     pub(crate) kill: Arc<Notify>,
+    /// Whether this side has asked for the end.
+    pub(crate) asked: Arc<AtomicBool>,
     pub(crate) prints: Arc<Prints>,
     pub(crate) platform: Option<Platform>,
     pub(crate) delivery: Delivery,
@@ -78,7 +81,7 @@ pub(crate) struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.connection.abort("the coordinator is done with it");
+        self.exit("the coordinator is done with it");
     }
 }
 
@@ -89,6 +92,31 @@ impl Inner {
             GatewayEnd::unknown(Arc::clone(self.id.text()), Arc::clone(&self.place), self.connection.cause())
         };
         end::told(&self.end, unknown).await
+    }
+
+    /// The end of a gateway that opens no more channels, which is brought about if only the worker has said so.
+    pub(crate) async fn gone(&self) -> Arc<GatewayEnd> {
+        if !self.asked.load(Relaxed) {
+            self.connection.abort("the worker takes no more");
+        }
+        self.ended().await
+    }
+
+    /// Has the worker end when all that it has sent is here.
+    fn finish(&self) {
+        self.asked.store(true, Relaxed);
+        let connection = self.connection.clone();
+        // Ends with the connection, also if nobody waits for that any more.
+        self.driver.spawn(async move {
+            let last: Result<Channel<(), ()>, _> = connection.open_kept_back(Request::End.to_bytes()).await;
+            connection.ended().await;
+            drop(last);
+        });
+    }
+
+    fn exit(&self, reason: &str) {
+        self.asked.store(true, Relaxed);
+        self.connection.abort(reason);
     }
 }
 
@@ -315,12 +343,13 @@ impl Gateway {
     }
 
     async fn ask<T: Message>(&self, request: Request<'_>) -> Result<T, CallError> {
-        let channel = self.inner.connection.open(request.to_bytes()).await;
+        // Answered also while calls have taken all channels.
+        let channel = self.inner.connection.open_kept_back(request.to_bytes()).await;
         let mut channel: Channel<(), T> = match channel {
             Ok(channel) => channel,
             Err(ChannelOpenError::RequestTooLong { .. }) => return Err(CallError::NoReply),
             Err(ChannelOpenError::Draining | ChannelOpenError::Lost(_) | _) => {
-                return Err(CallError::Ended(self.inner.ended().await));
+                return Err(CallError::Ended(self.inner.gone().await));
             }
         };
         match channel.recv().await {
@@ -352,8 +381,9 @@ impl Gateway {
         const REASON: &str = "the coordinator ended it";
         let leaves = self.inner.via.leaves();
         if leaves.is_empty() {
-            return self.inner.connection.abort(REASON);
+            return self.inner.exit(REASON);
         }
+        self.inner.asked.store(true, Relaxed);
         leaves.iter().for_each(Gateway::exit);
         let connection = self.inner.connection.clone();
         let closing = connection.clone();
@@ -379,13 +409,16 @@ impl Gateway {
         self.inner.kill.notify_one();
     }
 
-    /// Lets the worker finish: waits until its tasks and commands have ended and all that they printed has been told,
+    /// Lets the worker finish: waits until its tasks and commands have ended and all that they sent and printed is here,
     /// then ends it. A hub's leaves are closed before it in the same way.
     ///
-    /// Cancel safety: a dropped `close` has no effect, but on leaves that have finished.
+    /// What is here can be received afterwards: the values of calls, the output of commands. Only what is longer than the window
+    /// of its channel, 64 KiB at first, is sent while somebody receives it, and this waits for that.
+    ///
+    /// Cancel safety: a dropped `close` has no effect, unless all had ended already, but on leaves that have finished.
     ///
     /// # Errors
-    /// That the gateway ended before.
+    /// That the gateway ended before, or was lost meanwhile.
     pub async fn close(&self) -> Result<(), Arc<GatewayEnd>> {
         let mut leaves = JoinSet::new();
         for leaf in self.inner.via.leaves() {
@@ -394,12 +427,14 @@ impl Gateway {
         // How they ended is told by their own handles.
         while leaves.join_next().await.is_some() {}
         match self.ask::<()>(Request::Finish).await {
-            Err(CallError::Ended(end)) => Err(end),
-            _ => {
-                self.exit();
-                self.wait().await;
-                Ok(())
+            Ok(()) => {
+                self.inner.finish();
+                let end = self.wait().await;
+                if end.class().is_none() { Ok(()) } else { Err(end) }
             }
+            Err(CallError::Ended(end)) => Err(end),
+            // A worker that cannot say when it has finished is not waited for, and has not finished.
+            Err(_) => Err(self.inner.gone().await),
         }
     }
 

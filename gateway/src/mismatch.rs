@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use crate::failure::plain;
 use crate::tasks::Tasks;
-use crate::wire::Hello;
+use crate::wire::{BUILD, Hello};
 
 /// What differs, beyond this many, is counted.
 const MAX_NAMED: usize = 5;
@@ -14,6 +15,8 @@ const MAX_NAMED: usize = 5;
 pub struct Mismatch {
     /// The versions of this crate, here and there.
     pub farcall: Option<(String, String)>,
+    /// Numbers of the sources of this crate, here and there: those of a worker that was not built with this program.
+    pub build: Option<(u64, u64)>,
     /// The versions of the program, here and there.
     pub program: Option<(String, String)>,
     /// Tasks that the worker lacks.
@@ -31,6 +34,7 @@ impl Mismatch {
             |ours: &str, theirs: &str| (ours != theirs).then(|| (ours.to_owned(), theirs.to_owned()));
         let mut mismatch = Mismatch {
             farcall: differs(env!("CARGO_PKG_VERSION"), &theirs.farcall),
+            build: (theirs.build != BUILD).then_some((BUILD, theirs.build)),
             program: differs(tasks.program_version(), &theirs.program),
             ..Mismatch::default()
         };
@@ -57,23 +61,31 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the worker is another build of this program")?;
         if let Some((ours, theirs)) = &self.farcall {
-            write!(f, "; farcall {ours} here, {theirs} there")?;
+            write!(f, "; farcall {ours} here, {} there", plain(theirs))?;
         }
         if let Some((ours, theirs)) = &self.program {
             write!(f, "; program version {ours:?} here, {theirs:?} there")?;
         }
-        let mut list = |what: &str, names: Vec<String>| match names.len() {
+        if let Some((ours, theirs)) = &self.build {
+            write!(f, "; built from other sources of farcall ({ours:016x} here, {theirs:016x} there)")?;
+        }
+        let mut list = |what: &str, count: usize, names: Vec<String>| match count {
             0 => Ok(()),
-            count if count > MAX_NAMED => {
-                write!(f, "; {what}: {} and {} more", names[..MAX_NAMED].join(", "), count - MAX_NAMED)
+            _ if count > MAX_NAMED => {
+                write!(f, "; {what}: {} and {} more", names.join(", "), count - MAX_NAMED)
             }
             _ => write!(f, "; {what}: {}", names.join(", ")),
         };
-        list("tasks that it lacks", self.missing.clone())?;
-        list("tasks that only it has", self.unknown.clone())?;
-        let changed =
-            |(name, ours, theirs): &(String, String, String)| format!("{name} ({ours} here, {theirs} there)");
-        list("tasks with other types", self.changed.iter().map(changed).collect())
+        // They come from there.
+        let named =
+            |names: &[String]| names.iter().take(MAX_NAMED).map(|name| plain(name).into_owned()).collect();
+        list("tasks that it lacks", self.missing.len(), named(&self.missing))?;
+        list("tasks that only it has", self.unknown.len(), named(&self.unknown))?;
+        let changed = |(name, ours, theirs): &(String, String, String)| {
+            format!("{name} ({ours} here, {} there)", plain(theirs))
+        };
+        let names = self.changed.iter().take(MAX_NAMED).map(changed).collect();
+        list("tasks with other types", self.changed.len(), names)
     }
 }
 
@@ -96,6 +108,7 @@ mod tests {
             program: tasks.program_version().into(),
             digest: tasks.digest(),
             tasks: tasks.declared(),
+            build: BUILD,
             pid: 1,
         }
     }
@@ -105,15 +118,20 @@ mod tests {
         let ours = Tasks::new().add(kept).add(lost).version("2");
         assert_eq!(Mismatch::between(&ours, &hello(&ours)), None);
 
+        let stale = Hello { build: BUILD ^ 1, ..hello(&ours) };
+        let text = Mismatch::between(&ours, &stale).unwrap().to_string();
+        assert!(text.contains("built from other sources of farcall"), "{text}");
+
         let mut theirs = hello(&Tasks::new().add(kept).version("1"));
         theirs.tasks[0].signature = "(u32,) -> u64".into();
         theirs.tasks.push(Declared { name: "other".into(), signature: "() -> ()".into() });
+        theirs.tasks.push(Declared { name: "bell\u{7}".into(), signature: "() -> ()".into() });
         let text = Mismatch::between(&ours, &theirs).unwrap().to_string();
         for part in [
             "\"2\" here, \"1\" there",
             "lacks: ",
             "::lost",
-            "only it has: other",
+            "only it has: other, bell\u{fffd}",
             "(u64,) -> u64 here, (u32,) -> u64 there",
         ] {
             assert!(text.contains(part), "{part} in {text}");

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use farcall_bootstrap::fork_server::ForkServer;
 use farcall_bootstrap::ssh::{ConfigFiles, SshOptions};
-use farcall_bootstrap::{Class, LaunchError, Launched, Program, Target};
+use farcall_bootstrap::{Class, LaunchError, Launched, Program, Step, Target};
 use farcall_channel::frame::{HELLO_LEN, Hello as Greeting, Limits, VERSION};
 use farcall_channel::{
     Channel, CodecError, Config, Connection, ConnectionError, DriverThread, Options, RecvError,
@@ -17,18 +19,28 @@ use farcall_channel::{
 use tokio::sync::{Notify, watch};
 
 use crate::end::{self, GatewayEnd, Watched};
+use crate::failure::plain;
 use crate::gateway::{Gateway, Inner};
 use crate::ids::Id;
 use crate::init::{Initialised, program};
 use crate::isolated::Pool;
 use crate::mismatch::Mismatch;
-use crate::role::{FORK_SERVER_WORD, Role};
-use crate::spec::Spec;
+use crate::role::{FORK_SERVER_WORD, Life, Role};
+use crate::spec::{Spec, SpecError};
 use crate::via::{self, Hub, Via};
-use crate::wire::{Hello, Request};
+use crate::wire::{BUILD, Hello, Request};
 
 /// How long the worker's first answer may take.
 const HELLO_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long the standard error of a worker that did not connect may take to end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The name of the thread that drives all connections.
+pub(crate) const DRIVER_THREAD: &str = "farcall-driver";
+
+/// Channels that are left to ask for information and the end while calls hold all others.
+const KEPT_BACK: u32 = 32;
 
 /// Describes a gateway before it is opened: the spec, and what is no part of it.
 #[derive(Clone, Debug)]
@@ -72,6 +84,9 @@ pub enum OpenError {
         /// How the hub ended.
         end: Arc<GatewayEnd>,
     },
+    /// The spec asks for what cannot be. Nothing was started.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// The system gives no thread.
     #[error("cannot start the thread that drives connections")]
     Driver(#[source] io::Error),
@@ -140,6 +155,36 @@ impl OpenError {
             _ => Class::Bootstrap,
         }
     }
+
+    /// Where on the way to a gateway it happened.
+    pub fn step(&self) -> Step {
+        match self {
+            OpenError::Launch(error) => error.step(),
+            OpenError::BeforeInit
+            | OpenError::DuplicateId { .. }
+            | OpenError::UnresolvedVia { .. }
+            | OpenError::Hub { .. }
+            | OpenError::Spec(_)
+            | OpenError::Driver(_)
+            | OpenError::Program(_) => Step::Config,
+            OpenError::Connect { .. }
+            | OpenError::Silent { .. }
+            | OpenError::Mismatch { .. }
+            | OpenError::Introduction { .. }
+            | OpenError::Ended { .. } => Step::Greeting,
+        }
+    }
+
+    /// The end of what the far side printed; empty if it printed nothing. It comes from there as it is: whoever shows it
+    /// escapes control characters, as Display does.
+    pub fn evidence(&self) -> &str {
+        match self {
+            OpenError::Launch(error) => error.evidence(),
+            OpenError::Connect { stderr, .. } => stderr,
+            OpenError::Ended { end } | OpenError::Hub { end, .. } => end.stderr(),
+            _ => "",
+        }
+    }
 }
 
 /// The thread that drives all connections of this process: neither user code that blocks nor runtimes that end stop it.
@@ -149,7 +194,34 @@ pub(crate) fn driver() -> io::Result<tokio::runtime::Handle> {
     if let Some(driver) = &*driver {
         return Ok(driver.handle().clone());
     }
-    Ok(driver.insert(DriverThread::start("farcall-driver")?).handle().clone())
+    Ok(driver.insert(DriverThread::start(DRIVER_THREAD)?).handle().clone())
+}
+
+/// The thread of starts: they read files, ask people and start processes, any of which may block, and no live gateway waits for
+/// that.
+fn starter() -> io::Result<tokio::runtime::Handle> {
+    static STARTER: Mutex<Option<DriverThread>> = Mutex::new(None);
+    let mut starter = STARTER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(starter) = &*starter {
+        return Ok(starter.handle().clone());
+    }
+    Ok(starter.insert(DriverThread::start("farcall-starter")?).handle().clone())
+}
+
+/// A future polled anywhere as if it were polled on a runtime: its streams, timers and tasks are that runtime's.
+struct Within<F> {
+    runtime: tokio::runtime::Handle,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let _entered = this.runtime.enter();
+        this.future.as_mut().poll(cx)
+    }
 }
 
 /// The running program, read and digested once for all gateways.
@@ -294,20 +366,15 @@ impl Builder {
     /// As [`open`](Self::open), with an id that was taken before.
     pub(crate) async fn open_as(self, id: Id) -> Result<Gateway, OpenError> {
         let initialised = program().ok_or(OpenError::BeforeInit)?;
+        self.spec.check()?;
         if let (Some(via), None) = (self.spec.asked_via(), &self.hub) {
             return Err(OpenError::UnresolvedVia { via: via.to_owned() });
         }
         let driver = driver().map_err(OpenError::Driver)?;
-        // There, because byte streams belong to the runtime that they are made on.
-        let mut establishing = AbortOnDrop(driver.spawn(self.establish(id, initialised, driver.clone())));
-        match (&mut establishing.0).await {
-            Ok(opened) => opened,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The driver ends with the program only.
-                Err(_) => Err(OpenError::Driver(io::Error::other("the driver has ended"))),
-            },
-        }
+        let starter = starter().map_err(OpenError::Driver)?;
+        let establish = Box::pin(self.establish(id, initialised, driver.clone()));
+        // Byte streams belong to the runtime that they are made on.
+        AbortOnDrop(starter.spawn(Within { runtime: driver, future: establish })).outcome().await
     }
 
     async fn establish(
@@ -345,18 +412,45 @@ impl Builder {
             None => farcall_bootstrap::launch(&target, &program, &options).await?,
             Some(hub) => via::launch(hub, &target, &program, options, &place).await?,
         };
+        // What follows waits for nobody but the worker, and no other start should hold it up.
+        let (config, inside, driving) = (self.config, self.inside, driver.clone());
+        let connect = Connect { id, place, life, config, hub, inside, origin, initialised, driver: driving };
+        AbortOnDrop(driver.spawn(connect.run(launched))).outcome().await
+    }
+}
+
+/// A worker that has spoken becomes a gateway.
+struct Connect {
+    id: Id,
+    place: Arc<str>,
+    life: Life,
+    config: Config,
+    hub: Option<Gateway>,
+    inside: bool,
+    origin: Builder,
+    initialised: &'static Initialised,
+    driver: tokio::runtime::Handle,
+}
+
+impl Connect {
+    async fn run(self, launched: Launched) -> Result<Gateway, OpenError> {
+        let Connect { id, place, life, config, hub, inside, origin, initialised, driver } = self;
         let Launched { reader, writer, stderr, process, platform, delivery, image } = launched;
-        let config = Config { heartbeat: life.heartbeat, lease: life.lease, ..self.config };
+        let kept_back = config.kept_back.max(KEPT_BACK);
+        let config = Config { heartbeat: life.heartbeat, lease: life.lease, kept_back, ..config };
         let options = Options { config, driver: Some(driver.clone()), ..Options::default() };
         let started = Connection::start(reader, writer, farcall_channel::Role::Coordinator, options).await;
         let connection = match started {
             Ok(connection) => connection,
             Err(cause) => {
+                // What it had to say may still be on its way.
+                let _ = tokio::time::timeout(LAST_WORDS, stderr.closed()).await;
                 let stderr = String::from_utf8_lossy(&stderr.tail()).into_owned();
                 return Err(OpenError::Connect { place: place.to_string(), cause, stderr });
             }
         };
         let kill = Arc::new(Notify::new());
+        let asked = Arc::default();
         let (tell, end) = watch::channel(None);
         let watched = Watched {
             id: Arc::clone(id.text()),
@@ -366,12 +460,13 @@ impl Builder {
             stderr,
             grace: life.grace,
             kill: Arc::clone(&kill),
-            hub: hub.as_ref().map(|hub| Hub::of(hub, self.inside)),
+            hub: hub.as_ref().map(|hub| Hub::of(hub, inside)),
+            asked: Arc::clone(&asked),
         };
         // Ends with the gateway.
         driver.spawn(end::watch(watched, tell));
         let prints = match &hub {
-            Some(hub) if self.inside => Arc::clone(&hub.inner().prints),
+            Some(hub) if inside => Arc::clone(&hub.inner().prints),
             _ => Arc::default(),
         };
         let gateway = Gateway::new(Inner {
@@ -380,6 +475,7 @@ impl Builder {
             connection,
             end,
             kill,
+            asked,
             prints,
             platform,
             delivery,
@@ -389,7 +485,7 @@ impl Builder {
             driver,
             life,
             image,
-            hub: hub.as_ref().map(|hub| Hub::of(hub, self.inside)),
+            hub: hub.as_ref().map(|hub| Hub::of(hub, inside)),
             via: Via::default(),
             isolated: Pool::default(),
         });
@@ -421,6 +517,7 @@ async fn agree(gateway: &Gateway, initialised: &Initialised) -> Result<(), OpenE
         program: initialised.tasks.program_version().into(),
         digest: initialised.tasks.digest(),
         tasks: Vec::new(),
+        build: BUILD,
         pid: std::process::id(),
     };
     if hello.send(ours).await.is_err() {
@@ -440,8 +537,17 @@ async fn agree(gateway: &Gateway, initialised: &Initialised) -> Result<(), OpenE
             let id = Arc::clone(inner.id.text());
             // Ends with the connection.
             inner.driver.spawn(async move {
-                while let Ok(Some(event)) = log.recv().await {
-                    event.repeat(&id);
+                loop {
+                    match log.recv().await {
+                        Ok(Some(event)) => event.repeat(&id),
+                        Err(RecvError::Remote(reason)) => {
+                            let reason = reason.text();
+                            tracing::warn!(gateway = %id, reason = %plain(&reason), "no events come from there");
+                        }
+                        // One that makes no sense is left out.
+                        Err(RecvError::Codec(_)) => {}
+                        Ok(None) | Err(_) => return,
+                    }
                 }
             });
         }
@@ -467,6 +573,19 @@ async fn agree(gateway: &Gateway, initialised: &Initialised) -> Result<(), OpenE
 }
 
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> AbortOnDrop<Result<T, OpenError>> {
+    async fn outcome(mut self) -> Result<T, OpenError> {
+        match (&mut self.0).await {
+            Ok(outcome) => outcome,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The threads end with the program only.
+                Err(_) => Err(OpenError::Driver(io::Error::other("the driver has ended"))),
+            },
+        }
+    }
+}
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {

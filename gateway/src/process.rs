@@ -7,10 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use farcall_channel::{ByteReader, ByteWriter, Channel, CodecError, Raw, RecvError, SendError};
+use farcall_bootstrap::Class;
+use farcall_channel::{
+    ByteReader, ByteWriter, Channel, CodecError, Raw, Receiver, RecvError, SendError, Sender,
+};
 use tokio::io::AsyncReadExt;
+use tokio::sync::Mutex;
 
 use crate::end::GatewayEnd;
+use crate::failure::plain;
 use crate::gateway::Inner;
 use crate::wire::{CommandOrder, CommandPlan, CommandReport, ExitReport, Output, Request};
 
@@ -64,7 +69,7 @@ pub enum Stdio {
 pub enum CommandError {
     /// It was not started. A program that does not exist has the kind [`io::ErrorKind::NotFound`], and `step` tells it
     /// from a folder that does not exist.
-    #[error("cannot start {}: cannot {step}", program.display())]
+    #[error("cannot start {}: cannot {}", program.display(), plain(.step))]
     Start {
         /// The program as given.
         program: OsString,
@@ -76,18 +81,58 @@ pub enum CommandError {
     /// Its description is longer than a message may be, or cannot be encoded.
     #[error("the command cannot be sent")]
     Send(#[source] SendError),
+    /// A signal was not sent: there is no such signal there, or the command belongs to somebody else by now.
+    #[error("cannot send signal {number} to the command")]
+    Signal {
+        /// The signal's number, there.
+        number: i32,
+        /// What the far system said.
+        source: io::Error,
+    },
     /// The worker refused.
-    #[error("the worker refused: {0}")]
+    #[error("the worker refused: {}", plain(.0))]
     Refused(String),
     /// The worker's report made no sense.
     #[error("the worker's report cannot be read")]
     Report(#[source] CodecError),
     /// The worker cannot follow the command any more.
-    #[error("the worker has lost the command: {0}")]
+    #[error("the worker has lost the command: {}", plain(.0))]
     Untraceable(String),
     /// The gateway has ended, and the command with it.
     #[error(transparent)]
     Ended(Arc<GatewayEnd>),
+}
+
+impl CommandError {
+    /// What kind of failure it was; `None` for what could not be sent at all, for a signal that was refused, and where this side
+    /// ended the gateway.
+    pub fn class(&self) -> Option<Class> {
+        match self {
+            CommandError::Start { .. } | CommandError::Refused(_) => Some(Class::Exec),
+            CommandError::Report(_) | CommandError::Untraceable(_) => Some(Class::Lost),
+            CommandError::Ended(end) => end.class(),
+            CommandError::Send(_) | CommandError::Signal { .. } => None,
+        }
+    }
+
+    /// Where in the life of a command it happened, for people: `send`, `start`, `signal` or `run`.
+    pub fn step(&self) -> &'static str {
+        match self {
+            CommandError::Send(_) => "send",
+            CommandError::Start { .. } | CommandError::Refused(_) => "start",
+            CommandError::Signal { .. } => "signal",
+            CommandError::Report(_) | CommandError::Untraceable(_) | CommandError::Ended(_) => "run",
+        }
+    }
+
+    /// The end of the worker's standard error, if the gateway has ended. It comes from there as it is: whoever shows it escapes
+    /// control characters.
+    pub fn evidence(&self) -> &str {
+        match self {
+            CommandError::Ended(end) => end.stderr(),
+            _ => "",
+        }
+    }
 }
 
 /// How a command ended.
@@ -325,39 +370,42 @@ impl Command {
             terminal: self.terminal,
         };
         let channel = connection.open(Request::Command.to_bytes()).await;
-        let Ok(channel) = channel else { return Err(CommandError::Ended(inner.ended().await)) };
-        let mut control: Channel<CommandOrder, CommandReport> = channel;
+        let Ok(channel) = channel else { return Err(CommandError::Ended(inner.gone().await)) };
+        let control: Channel<CommandOrder, CommandReport> = channel;
         match control.send(CommandOrder::Start(Box::new(plan))).await {
             Ok(()) | Err(SendError::Stopped(_)) => {}
             Err(SendError::Lost(_) | SendError::Draining) => {
-                return Err(CommandError::Ended(inner.ended().await));
+                return Err(CommandError::Ended(inner.gone().await));
             }
             Err(error) => return Err(CommandError::Send(error)),
         }
-        match report(&inner, &mut control).await? {
+        let (orders, mut reports) = control.split();
+        match report(&inner, &mut reports).await? {
             CommandReport::Started { pid } => {
-                Ok(Child { stdin, stdout, stderr, pid, control, ended: None, inner })
+                let reports = Mutex::new(Reports { receiver: reports, ended: None, turn: 0 });
+                Ok(Child { stdin, stdout, stderr, pid, orders, reports, inner })
             }
             CommandReport::NotStarted { step, code, message } => {
-                let source = match code {
-                    Some(code) => io::Error::from_raw_os_error(code),
-                    None => io::Error::other(message),
-                };
-                Err(CommandError::Start { program: self.program, step, source })
+                Err(CommandError::Start { program: self.program, step, source: system(code, &message) })
             }
             CommandReport::Lost { message } => Err(CommandError::Untraceable(message)),
-            CommandReport::Ended { .. } => {
+            CommandReport::Ended { .. } | CommandReport::Signalled { .. } => {
                 Err(CommandError::Untraceable("it ended before it was started".into()))
             }
         }
     }
 }
 
-async fn report(
-    inner: &Inner,
-    control: &mut Channel<CommandOrder, CommandReport>,
-) -> Result<CommandReport, CommandError> {
-    match control.recv().await {
+/// What the far system said: a number that means the same here, or words.
+fn system(code: Option<i32>, message: &str) -> io::Error {
+    match code {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::other(plain(message).into_owned()),
+    }
+}
+
+async fn report(inner: &Inner, reports: &mut Receiver<CommandReport>) -> Result<CommandReport, CommandError> {
+    match reports.recv().await {
         Ok(Some(report)) => Ok(report),
         Ok(None) => Err(CommandError::Untraceable("the worker is ending".into())),
         Err(RecvError::Remote(reason)) => Err(CommandError::Refused(reason.text().into_owned())),
@@ -389,9 +437,17 @@ pub struct Child {
     /// Its error output, if it was piped.
     pub stderr: Option<ByteReader>,
     pid: u32,
-    control: Channel<CommandOrder, CommandReport>,
-    ended: Option<Ended>,
+    orders: Sender<CommandOrder>,
+    /// Read by who waits for the end, and by who waits for the answer to a signal.
+    reports: Mutex<Reports>,
     inner: Arc<Inner>,
+}
+
+struct Reports {
+    receiver: Receiver<CommandReport>,
+    ended: Option<Ended>,
+    /// Of the last signal: an answer to one whose sender did not wait is not taken for another's.
+    turn: u64,
 }
 
 impl Child {
@@ -411,22 +467,13 @@ impl Child {
     /// That the gateway ended, above all.
     pub async fn wait(&mut self) -> Result<Ended, CommandError> {
         drop(self.stdin.take());
+        let reports = self.reports.get_mut();
         loop {
-            if let Some(ended) = self.ended {
+            if let Some(ended) = reports.ended {
                 return Ok(ended);
             }
-            match report(&self.inner, &mut self.control).await? {
-                CommandReport::Ended { status, held_open } => {
-                    let status = match status {
-                        ExitReport::Code(code) => ExitStatus::Code(code),
-                        ExitReport::Signal(signal) => ExitStatus::Signal(signal),
-                    };
-                    self.ended = Some(Ended { status, held_open });
-                }
-                CommandReport::Lost { message } => return Err(CommandError::Untraceable(message)),
-                // Said once, at the beginning.
-                CommandReport::Started { .. } | CommandReport::NotStarted { .. } => {}
-            }
+            // What else comes answers a signal whose sender did not wait.
+            reports.next(&self.inner).await?;
         }
     }
 
@@ -454,12 +501,15 @@ impl Child {
         }
     }
 
-    /// Sends a signal to its process group, by its number there.
+    /// Sends a signal to its process group, by its number there, and returns when it has been sent there.
+    ///
+    /// Cancel safety: a signal whose future is dropped may have been sent.
     ///
     /// # Errors
-    /// That the gateway ended. A command that has ended takes no signal, which is no error.
+    /// [`CommandError::Signal`] if it was refused there, or that the gateway ended. A command that has ended takes no signal,
+    /// which is no error.
     pub async fn signal(&self, number: i32) -> Result<(), CommandError> {
-        self.order(CommandOrder::Signal { number, group: true }).await
+        self.send_signal(number, true).await
     }
 
     /// Sends a signal to its process alone.
@@ -467,7 +517,27 @@ impl Child {
     /// # Errors
     /// As [`signal`](Self::signal).
     pub async fn signal_process(&self, number: i32) -> Result<(), CommandError> {
-        self.order(CommandOrder::Signal { number, group: false }).await
+        self.send_signal(number, false).await
+    }
+
+    async fn send_signal(&self, number: i32, group: bool) -> Result<(), CommandError> {
+        let mut reports = self.reports.lock().await;
+        if reports.ended.is_some() {
+            return Ok(());
+        }
+        reports.turn += 1;
+        let turn = reports.turn;
+        self.order(CommandOrder::Signal { turn, number, group }).await?;
+        loop {
+            match reports.next(&self.inner).await? {
+                Some((answered, None)) if answered == turn => return Ok(()),
+                Some((answered, Some((code, message)))) if answered == turn => {
+                    return Err(CommandError::Signal { number, source: system(code, &message) });
+                }
+                _ if reports.ended.is_some() => return Ok(()),
+                _ => {}
+            }
+        }
     }
 
     /// Kills its process group. Its end still has to be [waited](Self::wait) for.
@@ -482,25 +552,48 @@ impl Child {
     /// Changes the size of its terminal.
     ///
     /// # Errors
-    /// As [`signal`](Self::signal).
+    /// That the gateway ended.
     pub async fn resize(&self, rows: u16, columns: u16) -> Result<(), CommandError> {
         self.order(CommandOrder::Resize { rows, columns }).await
     }
 
     async fn order(&self, order: CommandOrder) -> Result<(), CommandError> {
-        match self.control.send(order).await {
+        match self.orders.send(order).await {
             // Nobody listens to orders for a command that has ended.
             Ok(()) | Err(SendError::Stopped(_) | SendError::Closed) => Ok(()),
             Err(SendError::Lost(_) | SendError::Draining) => {
-                Err(CommandError::Ended(self.inner.ended().await))
+                Err(CommandError::Ended(self.inner.gone().await))
             }
             Err(error) => Err(CommandError::Send(error)),
         }
     }
 }
 
+impl Reports {
+    /// Takes the next report: notes the end, and returns what became of a signal, with the signal's turn.
+    async fn next(
+        &mut self,
+        inner: &Inner,
+    ) -> Result<Option<(u64, Option<(Option<i32>, String)>)>, CommandError> {
+        match report(inner, &mut self.receiver).await? {
+            CommandReport::Ended { status, held_open } => {
+                let status = match status {
+                    ExitReport::Code(code) => ExitStatus::Code(code),
+                    ExitReport::Signal(signal) => ExitStatus::Signal(signal),
+                };
+                self.ended = Some(Ended { status, held_open });
+            }
+            CommandReport::Signalled { turn, refused } => return Ok(Some((turn, refused))),
+            CommandReport::Lost { message } => return Err(CommandError::Untraceable(message)),
+            // Said once, at the beginning.
+            CommandReport::Started { .. } | CommandReport::NotStarted { .. } => {}
+        }
+        Ok(None)
+    }
+}
+
 impl fmt::Debug for Child {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Child").field("pid", &self.pid).field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_struct("Child").field("pid", &self.pid).finish_non_exhaustive()
     }
 }

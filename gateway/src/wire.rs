@@ -15,6 +15,7 @@
 //! | `d` dial | one [`DialOrder`] | one [`DialReport`] |
 //! | `f` finish | | when all is done and told, `()` |
 //! | `x` cancel, with the number of a call of [`local`](crate::local) | | |
+//! | `e` end | | nothing: the worker ends when all that it has sent has arrived |
 
 use bytes::Bytes;
 use farcall_channel::{Raw, Receiver, Sender};
@@ -39,6 +40,7 @@ pub(crate) enum Request<'a> {
     Dial,
     Finish,
     Cancel(u64),
+    End,
 }
 
 impl<'a> Request<'a> {
@@ -56,6 +58,7 @@ impl<'a> Request<'a> {
             Request::Dial => Bytes::from_static(b"d"),
             Request::Finish => Bytes::from_static(b"f"),
             Request::Cancel(number) => [&b"x"[..], &number.to_le_bytes()].concat().into(),
+            Request::End => Bytes::from_static(b"e"),
         }
     }
 
@@ -76,10 +79,18 @@ impl<'a> Request<'a> {
             [b'x', number @ ..] => {
                 number.try_into().ok().map(|number| Request::Cancel(u64::from_le_bytes(number)))
             }
+            b"e" => Some(Request::End),
             _ => None,
         }
     }
 }
+
+/// A number of the sources of this crate and those below: a program and its leaner twin, or its builds for other platforms, have
+/// the same only if they were built from the same. See `build.rs`.
+pub(crate) const BUILD: u64 = match u64::from_str_radix(env!("FARCALL_BUILD"), 16) {
+    Ok(build) => build,
+    Err(_) => panic!("the build script writes a number"),
+};
 
 /// What each side says of itself before anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +101,9 @@ pub(crate) struct Hello {
     pub(crate) program: String,
     /// Of all names and signatures.
     pub(crate) digest: u64,
+    /// Its [`BUILD`]; an older one had none.
+    #[serde(default)]
+    pub(crate) build: u64,
     /// The worker lists its tasks when the digests differ.
     pub(crate) tasks: Vec<Declared>,
     /// The process.
@@ -159,8 +173,9 @@ pub(crate) enum Output {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum CommandOrder {
     Start(Box<CommandPlan>),
-    /// To the process alone, or to its group.
+    /// To the process alone, or to its group. The turn comes back with the answer.
     Signal {
+        turn: u64,
         number: i32,
         group: bool,
     },
@@ -185,6 +200,11 @@ pub(crate) enum CommandReport {
     Ended {
         status: ExitReport,
         held_open: bool,
+    },
+    /// What became of a signal: nothing to tell, or the system's number of the error if it has one, and its words.
+    Signalled {
+        turn: u64,
+        refused: Option<(Option<i32>, String)>,
     },
     /// The worker could not follow it any more.
     Lost {
@@ -304,6 +324,7 @@ mod tests {
             Request::Dial,
             Request::Finish,
             Request::Cancel(1 << 40),
+            Request::End,
         ];
         for request in all {
             assert_eq!(Request::parse(&request.to_bytes()), Some(request));

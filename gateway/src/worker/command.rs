@@ -8,7 +8,8 @@ use farcall_channel::{Channel, Raw, Receiver, Sender};
 use tokio::io::AsyncWriteExt;
 
 use super::child::{
-    Control, Event, HELD_OPEN, Input, Launch, Output as To, Running, Size, SpawnError, Status, Stdin, Whom,
+    Control, Event, HELD_OPEN, Input, Launch, Output as To, Running, SignalError, Size, SpawnError, Status,
+    Stdin, Whom,
 };
 use super::crew::{CommandPresent, Crew};
 use crate::wire::{CommandOrder, CommandPlan, CommandReport, ExitReport, Output};
@@ -36,13 +37,16 @@ pub(super) fn start(channel: Channel<CommandReport, CommandOrder>, crew: &Arc<Cr
 async fn live(mut channel: Channel<CommandReport, CommandOrder>, _present: CommandPresent) {
     let Ok(Some(CommandOrder::Start(plan))) = channel.recv().await else { return };
     let (launch, piped) = prepare(*plan);
-    let mut running = match launch.spawn() {
-        Ok(running) => running,
-        Err(error) => {
+    // Its file system, or that of its folder, may be slow, or hang: that must hold up no other command.
+    let mut running = match tokio::task::spawn_blocking(move || launch.spawn()).await {
+        Ok(Ok(running)) => running,
+        Ok(Err(error)) => {
             // A holder that is gone needs no telling.
             let _ = channel.send(not_started(&error)).await;
             return;
         }
+        // The worker ends.
+        Err(_) => return,
     };
     let (reports, orders) = channel.split();
     if reports.send(CommandReport::Started { pid: running.pid() }).await.is_err() {
@@ -51,7 +55,7 @@ async fn live(mut channel: Channel<CommandReport, CommandOrder>, _present: Comma
     let feeding = feed(piped.stdin, running.stdin());
     let control = running.control();
     let mut following = std::pin::pin!(follow(&mut running, piped.stdout, piped.stderr));
-    let mut obeying = std::pin::pin!(obey(orders, &control));
+    let mut obeying = std::pin::pin!(obey(orders, &control, &reports));
     let mut feeding = std::pin::pin!(feeding);
     let mut unread = std::pin::pin!(unread(&control));
     let (mut fed, mut told, mut held) = (false, false, true);
@@ -64,10 +68,10 @@ async fn live(mut channel: Channel<CommandReport, CommandOrder>, _present: Comma
                 }
                 return;
             }
-            status = &mut unread, if !told => {
+            (status, held_open) = &mut unread, if !told => {
                 // Whoever waits need not read. Whoever reads slowly still gets everything.
                 told = true;
-                let _ = reports.send(CommandReport::Ended { status: report_of(status), held_open: false }).await;
+                let _ = reports.send(CommandReport::Ended { status: report_of(status), held_open }).await;
             }
             () = &mut obeying, if held => {
                 if control.has_ended() {
@@ -83,11 +87,12 @@ async fn live(mut channel: Channel<CommandReport, CommandOrder>, _present: Comma
     }
 }
 
-/// Waits until the command has ended and its output still is not all taken though it was cut.
-pub(super) async fn unread(control: &Control) -> Status {
+/// Waits until the command has ended and its output still is not all taken though it was cut, or would be. Says whether
+/// something that it left behind holds the output open.
+pub(super) async fn unread(control: &Control) -> (Status, bool) {
     let status = control.ended().await;
     tokio::time::sleep(HELD_OPEN + MARGIN).await;
-    status
+    (status, control.is_held_open())
 }
 
 pub(super) fn report_of(status: Status) -> ExitReport {
@@ -216,12 +221,18 @@ async fn feed(from: Option<Receiver<Bytes, Raw>>, to: Option<Stdin>) {
 }
 
 /// Until the holder is gone.
-async fn obey(mut orders: Receiver<CommandOrder>, control: &Control) {
+async fn obey(mut orders: Receiver<CommandOrder>, control: &Control, reports: &Sender<CommandReport>) {
     loop {
         match orders.recv().await {
-            Ok(Some(CommandOrder::Signal { number, group })) => {
-                // One that has ended needs none; that it is unknown was checked where it came from.
-                let _ = control.signal(number, if group { Whom::Group } else { Whom::Process });
+            Ok(Some(CommandOrder::Signal { turn, number, group })) => {
+                let refused = match control.signal(number, if group { Whom::Group } else { Whom::Process }) {
+                    // One that has ended needs none.
+                    Ok(()) | Err(SignalError::Ended) => None,
+                    Err(SignalError::System(error)) => Some((error.raw_os_error(), error.to_string())),
+                    Err(error) => Some((None, error.to_string())),
+                };
+                // A holder that is gone needs no telling.
+                let _ = reports.send(CommandReport::Signalled { turn, refused }).await;
             }
             Ok(Some(CommandOrder::Resize { rows, columns })) => {
                 let _ = control.resize(Size { rows, columns });

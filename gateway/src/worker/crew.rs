@@ -117,6 +117,7 @@ impl Crew {
 
     /// Kills all commands; drops all tasks where they wait, and waits for those that do not wait, at most for `limit`.
     pub(crate) fn stop(&self, limit: Duration) {
+        self.states.end();
         // With its runtime go the commands, and with their handles their process groups.
         drop(self.starter.lock().unwrap_or_else(PoisonError::into_inner).take());
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -128,6 +129,8 @@ impl Crew {
                 runtime.shutdown_timeout(limit);
             }
         });
+        // They may hold ends of channels.
+        self.states.clear();
     }
 
     fn roll(&self) -> MutexGuard<'_, Roll> {

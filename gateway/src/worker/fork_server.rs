@@ -198,7 +198,7 @@ impl Server {
             Err(error) => serve::fail(&error),
         };
         match guarded {
-            Ok(guarded) => serve::go(role, tasks, moved, Some(guarded), slots),
+            Ok(guarded) => serve::go(role, tasks, moved, guarded, slots),
             Err(error) => serve::fail(&error),
         }
     }

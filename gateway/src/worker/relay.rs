@@ -144,7 +144,7 @@ async fn live(mut channel: Channel<RelayReport, RelayOrder>, _present: RelayPres
                 }
                 return;
             }
-            status = &mut unread, if !told => {
+            (status, _) = &mut unread, if !told => {
                 told = true;
                 let _ = reports.send(RelayReport::Ended { status: report_of(status) }).await;
             }
@@ -165,9 +165,9 @@ fn relayed(report: CommandReport) -> RelayReport {
         CommandReport::Ended { status, .. } => RelayReport::Ended { status },
         CommandReport::Lost { message } => RelayReport::Lost { message },
         // Said at the beginning only.
-        CommandReport::Started { .. } | CommandReport::NotStarted { .. } => {
-            RelayReport::Lost { message: "its end was not seen".into() }
-        }
+        CommandReport::Started { .. }
+        | CommandReport::NotStarted { .. }
+        | CommandReport::Signalled { .. } => RelayReport::Lost { message: "its end was not seen".into() },
     }
 }
 

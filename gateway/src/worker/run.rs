@@ -34,10 +34,11 @@ pub(crate) fn start<F: Task<M>, M: 'static>(
     let present = crew.enter(name, move || asked.is_closed());
     let caller = Caller { replies, orders, args: None, detached: false, entry: present.entry() };
     // Ends with the task, or with the runtime when the worker ends; nobody waits for it.
-    runtime.spawn(live(task, caller, present, Arc::clone(crew)));
+    runtime.spawn(live(task, caller, Arc::new(present), Arc::clone(crew)));
 }
 
-async fn live<F, A, V, M>(task: F, mut caller: Caller<A, V>, present: Present, crew: Arc<Crew>)
+/// The task is on the roll until its reply is on its way: who waits for all tasks waits for their replies.
+async fn live<F, A, V, M>(task: F, mut caller: Caller<A, V>, present: Arc<Present>, crew: Arc<Crew>)
 where
     F: Task<M, Args = A, Value = V>,
     A: Message,
@@ -77,10 +78,11 @@ where
                 slot = Arc::clone(&crew.slots).acquire_owned() => slot,
                 () = caller.gone() => return,
             };
+            let until_it_ends = Arc::clone(&present);
             let work = tokio::task::spawn_blocking(move || {
                 let outcome = panics::caught_here(work);
                 // Taken until now, whether or not anybody waits for the outcome: it cannot be stopped.
-                drop((slot, permit, present));
+                drop((slot, permit, until_it_ends));
                 outcome
             });
             let outcome = tokio::select! {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWrite, Interest};
@@ -79,7 +80,8 @@ impl Running {
     /// A handle for signals that does not keep the command alive.
     #[must_use]
     pub fn control(&self) -> Control {
-        Control { process: Arc::clone(&self.process), terminal: self.terminal() }
+        let outputs = self.outputs.each_ref().map(|output| output.as_ref().map(Arc::downgrade));
+        Control { process: Arc::clone(&self.process), terminal: self.terminal(), outputs }
     }
 
     fn terminal(&self) -> Option<Weak<AsyncFd<OwnedFd>>> {
@@ -277,9 +279,21 @@ pub struct Collected {
 pub struct Control {
     process: Arc<Process>,
     terminal: Option<Weak<AsyncFd<OwnedFd>>>,
+    outputs: [Option<Weak<AsyncFd<OwnedFd>>>; 2],
 }
 
 impl Control {
+    /// Whether anything could still write to an output.
+    #[must_use]
+    pub fn is_held_open(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.outputs.iter().flatten().filter_map(Weak::upgrade).any(|output| {
+            // A hang-up is told without having been asked for, also while there is something to read.
+            let mut asked = [PollFd::new(output.get_ref(), PollFlags::empty())];
+            poll(&mut asked, Some(&now)).is_ok() && !asked[0].revents().contains(PollFlags::HUP)
+        })
+    }
+
     /// Waits for the end of the process, which does not count as reported then. Cancel-safe.
     pub async fn ended(&self) -> Status {
         self.process.end().await

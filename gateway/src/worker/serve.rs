@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use farcall_channel::{Channel, Connection, Incoming, Options};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::crew::Crew;
 use super::guardian::{Guarded, Lease};
@@ -25,12 +25,10 @@ use crate::wire::{Hello, Request};
 pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
     stdio::close_inherited();
     // Everything from here to `move_aside` prints to the standard error that the coordinator reads.
+    // Unguarded it would leave behind what leaves its groups: that is promised not to happen.
     let guarded = match early::guarded(&options(&role.life)) {
-        Ok(guarded) => Some(guarded),
-        Err(error) => {
-            eprintln!("nobody guards this worker: {error}");
-            None
-        }
+        Ok(guarded) => guarded,
+        Err(error) => fail(&error),
     };
     if let Err(error) = limits::raise_descriptors() {
         eprintln!("{error}");
@@ -44,7 +42,7 @@ pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
 }
 
 /// Serves with everything in its place.
-pub(super) fn go(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Option<Guarded>, slots: usize) -> ! {
+pub(super) fn go(role: Role, tasks: Arc<Tasks>, moved: Moved, guarded: Guarded, slots: usize) -> ! {
     let passed = if role.calls { crate::local::serve::passed() } else { Ok(None) };
     let passed = match passed {
         Ok(passed) => passed,
@@ -91,7 +89,7 @@ async fn live(
     role: Role,
     tasks: Arc<Tasks>,
     moved: Moved,
-    guarded: Option<Guarded>,
+    guarded: Guarded,
     slots: usize,
     passed: Option<OwnedFd>,
 ) -> i32 {
@@ -102,7 +100,7 @@ async fn live(
     let mut options = Options::default();
     options.config.heartbeat = role.life.heartbeat;
     options.config.lease = role.life.lease;
-    let lease = guarded.as_ref().map(|guarded| guarded.lease(role.life.lease));
+    let lease = guarded.lease(role.life.lease);
     let reader = Touching { reader, lease };
     let connection = match Connection::start(reader, writer, farcall_channel::Role::Worker, options).await {
         Ok(connection) => connection,
@@ -110,23 +108,50 @@ async fn live(
     };
     let id: Arc<str> = role.id.into();
     let crew = Arc::new(Crew::new(id, tasks, connection.clone(), role.life.max_tasks, slots));
-    let (finish, finishing) = mpsc::channel(1);
+    // Bounded by the channels that a coordinator may have.
+    let (finish, finishing) = mpsc::unbounded_channel();
+    let (stay, staying) = watch::channel(());
     let calls = Arc::<Calls>::default();
     let mut server = Server {
         crew: Arc::clone(&crew),
         prints: Some((prints, finishing)),
         finish,
+        staying,
         calls: Arc::clone(&calls),
         passed,
     };
+    let mut last = None;
     while let Some(incoming) = connection.accept().await {
+        if Request::parse(incoming.request()) == Some(Request::End) {
+            last = Some(incoming.accept::<(), ()>());
+            break;
+        }
         server.take(incoming);
+    }
+    drop((server, stay));
+    // Of the grace the guardian leaves, the last quarter is for ending the process.
+    let limit = role.life.grace.mul_f32(0.75);
+    if last.is_some() {
+        // What was sent is to arrive, received or not.
+        end(&crew, &calls, limit).await;
+        tokio::select! {
+            _ = connection.close() => {}
+            () = sent(&connection) => {}
+        }
+        return 0;
     }
     let cause = connection.ended().await;
     tracing::debug!(%cause, "the coordinator is gone");
-    // Of the grace the guardian leaves, the last quarter is for ending the process.
-    end(&crew, &calls, role.life.grace.mul_f32(0.75)).await;
+    end(&crew, &calls, limit).await;
     0
+}
+
+/// Waits until all that was sent is with the coordinator, or on its way. What exceeds the window of its channel goes when
+/// somebody receives it; the coordinator's end ends the waiting.
+async fn sent(connection: &Connection) {
+    while !connection.is_flushed() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Stops everything, for at most `limit`. What does not stop ends with the process.
@@ -148,7 +173,7 @@ async fn end(crew: &Arc<Crew>, calls: &Arc<Calls>, limit: Duration) {
 /// Tells the guardian with every read that the coordinator lives.
 struct Touching<R> {
     reader: R,
-    lease: Option<Lease>,
+    lease: Lease,
 }
 
 impl<R: AsyncRead + Unpin> AsyncRead for Touching<R> {
@@ -159,10 +184,8 @@ impl<R: AsyncRead + Unpin> AsyncRead for Touching<R> {
     ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.reader).poll_read(cx, buf);
-        if buf.filled().len() > before
-            && let Some(lease) = &self.lease
-        {
-            lease.touch();
+        if buf.filled().len() > before {
+            self.lease.touch();
         }
         read
     }
@@ -172,8 +195,10 @@ impl<R: AsyncRead + Unpin> AsyncRead for Touching<R> {
 struct Server {
     crew: Arc<Crew>,
     /// Until somebody wants them; with the receiver of those who wait until all is told.
-    prints: Option<(Prints, mpsc::Receiver<Channel<(), ()>>)>,
-    finish: mpsc::Sender<Channel<(), ()>>,
+    prints: Option<(Prints, mpsc::UnboundedReceiver<Channel<(), ()>>)>,
+    finish: mpsc::UnboundedSender<Channel<(), ()>>,
+    /// Changes when the worker ends.
+    staying: watch::Receiver<()>,
     calls: Arc<Calls>,
     /// The socket that calls come over, until both sides have said hello.
     passed: Option<OwnedFd>,
@@ -215,20 +240,21 @@ impl Server {
             Some(Request::Prints) => match self.prints.take() {
                 // Ends with the connection.
                 Some((prints, finishing)) => {
-                    drop(tokio::spawn(tell(prints, incoming.accept(), finishing, crew)))
+                    let staying = self.staying.clone();
+                    drop(tokio::spawn(tell(prints, incoming.accept(), finishing, staying, crew)))
                 }
                 None => incoming.refuse("the prints are being read already"),
             },
             // There is nothing to say to it: the channel is refused.
             Some(Request::Cancel(number)) => self.calls.cancel(number),
-            Some(Request::Log) => drop(tokio::spawn(log(incoming.accept()))),
+            Some(Request::Log) => drop(tokio::spawn(log(incoming.accept(), self.staying.clone()))),
             Some(Request::Command) => command::start(incoming.accept(), &self.crew),
             Some(Request::Relay) => relay::start(incoming.accept(), &self.crew),
             Some(Request::Dial) => dial::start(incoming.accept(), &self.crew),
+            Some(Request::End) => {} // taken before
             Some(Request::Finish) => {
-                if let Err(error) = self.finish.try_send(incoming.accept()) {
-                    drop(error);
-                }
+                // Dropped, and the channel closed, if nothing is told any more.
+                let _ = self.finish.send(incoming.accept());
             }
             None => incoming.refuse("this worker does not know what the channel is for"),
         }
@@ -251,59 +277,64 @@ async fn hello(mut channel: Channel<Hello, Hello>, crew: Arc<Crew>) {
         program: crew.tasks.program_version().into(),
         digest,
         tasks,
+        build: crate::wire::BUILD,
         pid: std::process::id(),
     };
     // A connection that ends tells the other side itself.
     let _ = channel.send(ours).await;
 }
 
-/// Tells what is printed, until the connection ends; in between, whoever asks is told when all has been told.
+/// Tells what is printed, until the worker ends. Whoever asks in between is told when all that runs has ended and all that was
+/// printed has been told; it may have gone meanwhile.
 async fn tell(
     mut prints: Prints,
     channel: Channel<Printed, ()>,
-    mut finishing: mpsc::Receiver<Channel<(), ()>>,
+    mut finishing: mpsc::UnboundedReceiver<Channel<(), ()>>,
+    mut staying: watch::Receiver<()>,
     crew: Arc<Crew>,
 ) {
+    let mut asking: Vec<Channel<(), ()>> = Vec::new();
     loop {
-        let record = tokio::select! {
-            record = prints.next() => record,
-            Some(asking) = finishing.recv() => {
-                // A task that prints must not wait for us while we wait for it.
-                let idle = crew.idle();
-                let mut idle = std::pin::pin!(idle);
-                loop {
-                    tokio::select! {
-                        record = prints.next() => {
-                            let Ok(record) = record else { return };
-                            if channel.send(record.into()).await.is_err() { return }
-                        }
-                        () = &mut idle => break,
-                    }
+        tokio::select! {
+            record = prints.next() => {
+                let Ok(record) = record else { return };
+                if channel.send(record.into()).await.is_err() {
+                    return;
                 }
+            }
+            Some(asked) = finishing.recv() => {
+                asking.retain(|asking| !asking.is_closed());
+                asking.push(asked);
+            }
+            // A task that prints must not wait for us while we wait for it: so prints are told meanwhile.
+            () = crew.idle(), if !asking.is_empty() => {
                 while let Ok(Some(record)) = prints.try_next() {
                     if channel.send(record.into()).await.is_err() {
                         return;
                     }
                 }
-                channel.close_sending();
-                let _ = asking.send(()).await;
-                return;
+                for asked in asking.drain(..) {
+                    // A new channel has room, and one that has gone needs no answer.
+                    let _ = asked.try_send(());
+                }
             }
-        };
-        let Ok(record) = record else { return };
-        if channel.send(record.into()).await.is_err() {
-            return;
+            _ = staying.changed() => return,
         }
     }
 }
 
-async fn log(mut channel: Channel<crate::log::Event, String>) {
+async fn log(mut channel: Channel<crate::log::Event, String>, mut staying: watch::Receiver<()>) {
     let Ok(Some(filter)) = channel.recv().await else { return };
     let Ok(filter) = crate::log::filter(&filter) else { return channel.close_with("no filter") };
-    let Some(mut events) = crate::log::forward(filter) else {
+    let Some(mut events) = crate::log::forward(filter, channel.id()) else {
         return channel.close_with("the program has a subscriber of its own");
     };
-    while let Some(event) = events.recv().await {
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            _ = staying.changed() => return,
+        };
+        let Some(event) = event else { return };
         if channel.send(event).await.is_err() {
             return;
         }
