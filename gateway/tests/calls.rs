@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 
 use farcall::{BoxError, Call, CallError, Channel, Context, Gateway, Plain, Receiver, Sender, Tasks};
-use gateways::{EVERYWHERE, Kind, Place, at, until};
+use gateways::{EVERYWHERE, Place, at, until};
 use serde::{Deserialize, Serialize};
 
 fn main() {
@@ -43,18 +43,18 @@ fn main() {
             at(&EVERYWHERE, "panics_come_with_place_and_calls", panics_come_with_place_and_calls),
             at(&EVERYWHERE, "a_thousand_calls_at_once", a_thousand_calls_at_once),
             at(
-                &[Kind::Local],
+                &EVERYWHERE,
                 "a_value_or_argument_too_large_is_an_error",
                 a_value_or_argument_too_large_is_an_error,
             ),
             at(
-                &[Kind::Local],
+                &EVERYWHERE,
                 "arguments_that_make_no_sense_are_an_error",
                 arguments_that_make_no_sense_are_an_error,
             ),
-            at(&[Kind::Local], "an_end_of_another_gateway_is_refused", an_end_of_another_gateway_is_refused),
-            at(&[Kind::Local], "a_task_that_was_not_added_is_unknown", a_task_that_was_not_added_is_unknown),
-            at(&[Kind::Local], "state_is_built_once_per_worker", state_is_built_once_per_worker),
+            at(&EVERYWHERE, "an_end_of_another_gateway_is_refused", an_end_of_another_gateway_is_refused),
+            at(&EVERYWHERE, "a_task_that_was_not_added_is_unknown", a_task_that_was_not_added_is_unknown),
+            at(&EVERYWHERE, "state_is_built_once_per_worker", state_is_built_once_per_worker),
         ],
     );
 }

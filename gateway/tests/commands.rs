@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use farcall::{CommandError, ExitStatus, Spec, Stdio, Tasks};
-use gateways::{EVERYWHERE, Kind, Place, alive, at, until};
+use farcall::{Class, CommandError, ExitStatus, Stdio, Tasks};
+use gateways::{EVERYWHERE, Place, alive, at, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 fn main() {
@@ -17,7 +17,7 @@ fn main() {
             at(&EVERYWHERE, "output_and_status", output_and_status),
             at(&EVERYWHERE, "both_outputs_whole_before_the_end", both_outputs_whole_before_the_end),
             at(&EVERYWHERE, "input_streams_while_output_does", input_streams_while_output_does),
-            at(&[Kind::Local], "directory_environment_and_names", directory_environment_and_names),
+            at(&EVERYWHERE, "directory_environment_and_names", directory_environment_and_names),
             at(
                 &EVERYWHERE,
                 "a_program_that_is_missing_is_told_from_a_folder",
@@ -25,11 +25,11 @@ fn main() {
             ),
             at(&EVERYWHERE, "signals_reach_the_group", signals_reach_the_group),
             at(&EVERYWHERE, "dropping_a_child_kills_its_group", dropping_a_child_kills_its_group),
-            at(&[Kind::Local], "output_that_is_held_open_is_cut", output_that_is_held_open_is_cut),
-            at(&[Kind::Local, Kind::Ssh], "a_terminal_on_request", a_terminal_on_request),
-            at(&[Kind::Local], "inherited_output_is_the_gateway_s", inherited_output_is_the_gateway_s),
+            at(&EVERYWHERE, "output_that_is_held_open_is_cut", output_that_is_held_open_is_cut),
+            at(&EVERYWHERE, "a_terminal_on_request", a_terminal_on_request),
+            at(&EVERYWHERE, "inherited_output_is_the_gateway_s", inherited_output_is_the_gateway_s),
             at(
-                &[Kind::Local],
+                &EVERYWHERE,
                 "an_unread_output_holds_up_its_command_only",
                 an_unread_output_holds_up_its_command_only,
             ),
@@ -38,9 +38,15 @@ fn main() {
                 "a_reader_that_goes_is_told_to_the_command",
                 a_reader_that_goes_is_told_to_the_command,
             ),
-            at(&[Kind::Local], "a_command_ends_with_its_gateway", a_command_ends_with_its_gateway),
-            at(&[Kind::Local], "many_at_once", many_at_once),
-            at(&[Kind::Local], "a_memory_limit_holds", a_memory_limit_holds),
+            at(
+                &EVERYWHERE,
+                "what_is_left_behind_is_told_also_when_nobody_reads",
+                what_is_left_behind_is_told_also_when_nobody_reads,
+            ),
+            at(&EVERYWHERE, "a_signal_that_is_refused_is_told", a_signal_that_is_refused_is_told),
+            at(&EVERYWHERE, "a_command_ends_with_its_gateway", a_command_ends_with_its_gateway),
+            at(&EVERYWHERE, "many_at_once", many_at_once),
+            at(&EVERYWHERE, "a_memory_limit_holds", a_memory_limit_holds),
         ],
     );
 }
@@ -229,6 +235,50 @@ async fn a_reader_that_goes_is_told_to_the_command(place: Arc<Place>) {
     }
 }
 
+async fn what_is_left_behind_is_told_also_when_nobody_reads(place: Arc<Place>) {
+    let gateway = place.open().await;
+    for left in ["", "setsid sleep 1000 &"] {
+        let script = format!("head -c 100000 /dev/zero; {left}");
+        let command = gateway.command("sh").args(["-c", &script]).stdout(Stdio::Piped);
+        let mut child = command.spawn().await.expect("a command");
+        let ended = child.wait().await.expect("its end");
+        assert_eq!((ended.status, ended.held_open), (ExitStatus::Code(0), !left.is_empty()), "{left:?}");
+        let mut all = Vec::new();
+        child.stdout.take().expect("it is piped").read_to_end(&mut all).await.expect("read");
+        assert_eq!(all.len(), 100_000);
+    }
+}
+
+async fn a_signal_that_is_refused_is_told(place: Arc<Place>) {
+    let gateway = place.open().await;
+    let mut child = gateway.command("sleep").arg("1000").spawn().await.expect("a command");
+    for number in [0, 999, -9] {
+        let error = child.signal(number).await.expect_err("there is no such signal");
+        assert!(
+            matches!(&error, CommandError::Signal { number: refused, .. } if *refused == number),
+            "{error:?}"
+        );
+        assert_eq!((error.class(), error.step()), (None, "signal"));
+    }
+    // A signal whose sender did not wait disturbs nobody.
+    for _ in 0..20 {
+        let mut signal = Box::pin(child.signal(999));
+        tokio::select! {
+            biased;
+            error = &mut signal => drop(error.expect_err("there is no such signal")),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(signal);
+        child.signal_process(18).await.expect("continued");
+    }
+    child.kill().await.expect("killed");
+    child.kill().await.expect("killed or gone");
+    assert_eq!(child.wait().await.expect("its end").status, ExitStatus::Signal(9));
+    child.signal(999).await.expect("nothing happens");
+    let error = gateway.command("/does/not/exist").spawn().await.expect_err("missing");
+    assert_eq!((error.class(), error.step()), (Some(Class::Exec), "start"));
+}
+
 async fn a_command_ends_with_its_gateway(place: Arc<Place>) {
     let gateway = place.open().await;
     let mut child =
@@ -259,7 +309,7 @@ async fn many_at_once(place: Arc<Place>) {
 }
 
 async fn a_memory_limit_holds(place: Arc<Place>) {
-    let gateway = place.open_as(Spec::local().memory(200 << 20)).await.expect("a gateway");
+    let gateway = place.open_as(place.spec().memory(200 << 20)).await.expect("a gateway");
     let output = gateway.command("sh").args(["-c", "ulimit -d"]).output().await.expect("output");
     assert_eq!(output.stdout, b"204800\n");
 }

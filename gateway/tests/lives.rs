@@ -51,11 +51,11 @@ fn main() {
         [
             at(&EVERYWHERE, "dropping_a_call_drops_the_task", dropping_a_call_drops_the_task),
             at(&EVERYWHERE, "a_detached_task_goes_on", a_detached_task_goes_on),
-            at(&[Kind::Local], "a_blocking_task_can_ask", a_blocking_task_can_ask),
+            at(&EVERYWHERE, "a_blocking_task_can_ask", a_blocking_task_can_ask),
             at(&EVERYWHERE, "more_tasks_than_may_run_wait", more_tasks_than_may_run_wait),
             at(&EVERYWHERE, "a_busy_worker_answers_and_lives", a_busy_worker_answers_and_lives),
             at(
-                &[Kind::Local, Kind::Ssh],
+                &EVERYWHERE,
                 "a_coordinator_that_blocks_loses_nothing",
                 a_coordinator_that_blocks_loses_nothing,
             ),
@@ -93,12 +93,12 @@ fn main() {
             at(&EVERYWHERE, "settings_hold_in_the_worker", settings_hold_in_the_worker),
             at(&EVERYWHERE, "a_worker_is_recognisable", a_worker_is_recognisable),
             at(
-                &[Kind::Local, Kind::Ssh],
+                &EVERYWHERE,
                 "a_worker_killed_at_any_moment_hangs_nothing",
                 a_worker_killed_at_any_moment_hangs_nothing,
             ),
             at(&EVERYWHERE, "kill_ends_a_stopped_worker", kill_ends_a_stopped_worker),
-            at(&[Kind::Local], "a_long_status_arrives_whole", a_long_status_arrives_whole),
+            at(&EVERYWHERE, "a_long_status_arrives_whole", a_long_status_arrives_whole),
             at(&[Kind::Local], "starts_and_ends_leak_nothing", starts_and_ends_leak_nothing),
             plain("ids_are_given_once", ids_are_given_once),
             plain(
@@ -532,7 +532,7 @@ async fn kill_ends_a_stopped_worker(place: Arc<Place>) {
 }
 
 async fn a_long_status_arrives_whole(place: Arc<Place>) {
-    let gateway = place.open_as(Spec::local().max_tasks(1)).await.expect("a gateway");
+    let gateway = place.open_as(place.spec().max_tasks(1)).await.expect("a gateway");
     let (running, mut runs) = gateway.pair();
     let _first = gateway.start(hold, (running,)).await.expect("a call");
     runs.recv().await.expect("it runs");
