@@ -1,7 +1,7 @@
 //! A task over any number of inputs on any number of gateways.
 //!
 //! - `builder`, `command`, `results`, `progress`, `fault`: what users see.
-//! - `schedule`, with `gate` and `pace`: who runs what, decided without gateways, clocks or threads.
+//! - `schedule`, with `gate`, `pace` and `outbox`: who runs what, decided without gateways, clocks or threads.
 //! - `drive`, `link`, `isolation`, `intake`: what joins the scheduler to gateways, inputs and results.
 //! - `stream`, `batch`: many calls of one task over one channel, for whoever has many to make.
 
@@ -14,6 +14,7 @@ mod gate;
 mod intake;
 mod isolation;
 mod link;
+mod outbox;
 mod pace;
 mod progress;
 mod results;

@@ -4,6 +4,8 @@
 //! gateway, in limbo while its lost gateway may still run it, or under suspicion because workers died that had it. So it is
 //! never at two gateways.
 //!
+//! It is longer than files here are, since every part of it changes where an item is, and that must be seen together.
+//!
 //! Times are counted from the beginning of the map. `handle_*` and verbs take what happened, `poll_*` and `next_*` hand out what
 //! is to be done.
 
@@ -14,6 +16,8 @@ use std::time::Duration;
 use super::batch::{Malformed, Payload};
 use super::fault::{ItemError, OnError};
 use super::gate::{Gate, State};
+pub(crate) use super::outbox::Ended;
+use super::outbox::Outbox;
 use crate::end::GatewayEnd;
 
 /// So many bytes of arguments one gateway has, beyond one item for each slot.
@@ -61,9 +65,6 @@ impl Default for Rules {
 
 /// A gateway of this map: its place in the list, for ever.
 pub(crate) type GateId = usize;
-
-/// How an item ended.
-pub(crate) type Ended = Result<Payload, ItemError>;
 
 /// What a gateway says about an item that it was given.
 #[derive(Debug)]
@@ -141,17 +142,9 @@ pub(crate) struct Scheduler {
     gates: Vec<Gate>,
     counts: Counts,
     unfinished: usize,
-    /// Bytes of arguments of unfinished items, and of results.
+    /// Bytes of their arguments.
     arg_bytes: usize,
-    held_bytes: usize,
-    /// Results in order that are not the next ones, from `next_out` on; `Some(None)` is none to be handed out.
-    reorder: VecDeque<Option<Option<Ended>>>,
-    next_out: u64,
-    reordered: usize,
-    out: VecDeque<(u64, Ended)>,
-    /// Results that were handed out last, which count until the next are.
-    taken: (usize, usize),
-    collected: Vec<(u64, ItemError)>,
+    outbox: Outbox,
     inputs_ended: bool,
     stopped: bool,
     hopeless: Option<Option<Arc<GatewayEnd>>>,
@@ -173,13 +166,7 @@ impl Scheduler {
             counts: Counts::default(),
             unfinished: 0,
             arg_bytes: 0,
-            held_bytes: 0,
-            reorder: VecDeque::new(),
-            next_out: 0,
-            reordered: 0,
-            out: VecDeque::new(),
-            taken: (0, 0),
-            collected: Vec::new(),
+            outbox: Outbox::new(rules.ordered, matches!(rules.on_error, OnError::Collect { .. })),
             inputs_ended: false,
             stopped: false,
             hopeless: None,
@@ -195,7 +182,7 @@ impl Scheduler {
         if self.inputs_ended || self.stopped || self.over_budget() {
             return 0;
         }
-        let room = self.rules.window.max(1).saturating_sub(self.unfinished + self.held());
+        let room = self.rules.window.max(1).saturating_sub(self.unfinished + self.outbox.held());
         if self.hopeless.is_some() {
             return room;
         }
@@ -206,7 +193,7 @@ impl Scheduler {
     }
 
     fn over_budget(&self) -> bool {
-        self.unfinished + self.held() > 0 && self.arg_bytes + self.held_bytes >= self.rules.bytes
+        self.unfinished + self.outbox.held() > 0 && self.arg_bytes + self.outbox.bytes() >= self.rules.bytes
     }
 
     /// Takes an input.
@@ -232,7 +219,7 @@ impl Scheduler {
 
     pub(crate) fn end_inputs(&mut self) {
         self.inputs_ended = true;
-        self.settle_collected();
+        self.check_end();
     }
 
     fn add(&mut self, args: Payload) -> u32 {
@@ -324,17 +311,17 @@ impl Scheduler {
             return false;
         }
         // The one that all results wait for is never held up.
-        let first = self.rules.ordered && self.items[*key as usize].index == self.next_out;
-        first || self.values_to_come() < self.rules.bytes as f64
+        self.outbox.waits_for(self.items[*key as usize].index)
+            || self.values_to_come() < self.rules.bytes as f64
     }
 
     /// Bytes of values that are held, or that are likely to come.
     fn values_to_come(&self) -> f64 {
         let out: u32 = self.gates.iter().map(|gate| gate.out).sum();
-        if out == 0 && self.held() == 0 {
+        if out == 0 && self.outbox.held() == 0 {
             return 0.0;
         }
-        self.held_bytes as f64 + f64::from(out) * self.value_bytes
+        self.outbox.bytes() as f64 + f64::from(out) * self.value_bytes
     }
 
     /// Takes a gateway's answer about an item.
@@ -568,7 +555,7 @@ impl Scheduler {
         let stops = match self.rules.on_error {
             OnError::GoOn => false,
             OnError::Stop => true,
-            OnError::Collect { most } => self.collected.len() >= most,
+            OnError::Collect { most } => self.outbox.collected() >= most,
         };
         let already = self.stopped || matches!(error, ItemError::Stopped);
         self.finish(key, Err(error));
@@ -588,40 +575,13 @@ impl Scheduler {
             Ok(_) => self.counts.done += 1,
             Err(_) => self.counts.failed += 1,
         }
-        let ended = match (ended, self.rules.on_error) {
-            (Err(error), OnError::Collect { .. }) => {
-                self.collected.push((index, error));
-                None
-            }
-            (ended, _) => Some(ended),
-        };
-        self.held_bytes += ended.as_ref().map_or(0, size);
-        if self.rules.ordered {
-            let at = (index - self.next_out) as usize;
-            if self.reorder.len() <= at {
-                self.reorder.resize_with(at + 1, || None);
-            }
-            self.reorder[at] = Some(ended);
-            self.reordered += 1;
-            while let Some(Some(_)) = self.reorder.front()
-                && let Some(Some(next)) = self.reorder.pop_front()
-            {
-                self.out.extend(next.map(|ended| (self.next_out, ended)));
-                self.next_out += 1;
-                self.reordered -= 1;
-            }
-        } else if let Some(ended) = ended {
-            self.out.push_back((index, ended));
-        }
-        self.settle_collected();
+        self.outbox.push(index, ended);
+        self.check_end();
     }
 
-    /// Errors that were kept come last.
-    fn settle_collected(&mut self) {
-        if self.inputs_ended && self.unfinished == 0 && !self.collected.is_empty() {
-            let mut collected = std::mem::take(&mut self.collected);
-            collected.sort_by_key(|(index, _)| *index);
-            self.out.extend(collected.into_iter().map(|(index, error)| (index, Err(error))));
+    fn check_end(&mut self) {
+        if self.is_done() {
+            self.outbox.end();
         }
     }
 
@@ -648,20 +608,13 @@ impl Scheduler {
         }
     }
 
-    /// Results that are not handed out yet, or that were last.
-    fn held(&self) -> usize {
-        self.reordered + self.out.len() + self.taken.0
-    }
-
     pub(crate) fn has_results(&self) -> bool {
-        !self.out.is_empty()
+        self.outbox.is_ready()
     }
 
     /// Hands out results, if there are some: `results`, which is empty, gets them. What was handed out before counts no more.
     pub(crate) fn take_results(&mut self, results: &mut VecDeque<(u64, Ended)>) {
-        self.held_bytes -= self.taken.1;
-        std::mem::swap(&mut self.out, results);
-        self.taken = (results.len(), results.iter().map(|(_, ended)| size(ended)).sum());
+        self.outbox.take(results);
     }
 
     /// Whether the inputs have ended and every one has its result, though it may not be handed out.
@@ -680,16 +633,12 @@ impl Scheduler {
     /// How many items are waiting here, and how many results.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let out: u32 = self.gates.iter().map(|gate| gate.out).sum();
-        (self.unfinished.saturating_sub(out as usize), self.held())
+        (self.unfinished.saturating_sub(out as usize), self.outbox.held())
     }
 
     fn set(&mut self, key: u32, place: Place) {
         self.items[key as usize].place = place;
     }
-}
-
-fn size(ended: &Ended) -> usize {
-    ended.as_ref().map_or(0, Payload::len)
 }
 
 #[cfg(test)]

@@ -208,7 +208,7 @@ impl World {
     }
 
     fn check(&self) {
-        let held = self.scheduler.unfinished + self.scheduler.held();
+        let held = self.scheduler.unfinished + self.scheduler.outbox.held();
         assert!(held <= self.rules.window, "{held} items are held");
         assert!(self.scheduler.items.len() <= self.rules.window, "places of items are reused");
     }
@@ -495,7 +495,7 @@ fn held_values_stop_the_calls_but_never_the_one_that_is_waited_for() {
                 .unwrap();
         }
     }
-    assert!(world.scheduler.held_bytes < 5000, "{} bytes are held", world.scheduler.held_bytes);
+    assert!(world.scheduler.outbox.bytes() < 5000, "{} bytes are held", world.scheduler.outbox.bytes());
     world.die(0, true);
     world.pass(SETTLE);
     world.fill(1);
