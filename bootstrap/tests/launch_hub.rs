@@ -129,7 +129,9 @@ impl HubProcess for Process {
 
 /// Starts a worker at a new place, and returns how it came there and how many bytes crossed for it.
 async fn deliver(feeds: Feeds) -> (Delivery, u64) {
-    let (place, hub) = (Place::new(), Here::new(feeds).await);
+    // What arrived damaged in one folder is sent to the next, which is not to be the machine's.
+    let place = Place::new().mounts("mkdir -p $H/next; mount --bind $H/next /var/tmp");
+    let hub = Here::new(feeds).await;
     let worker = place.start_via(&hub, &program(), &options()).await.expect("started");
     let (delivery, sent) = (worker.delivery(), *hub.sent.borrow());
     worker.echo_and_end().await;

@@ -525,6 +525,7 @@ async fn signals_reach_the_process() {
         let process = local::open(hold, (file.clone(),)).await.expect("a handle");
         assert!(matches!(process.signal(number), Err(local::SignalError::NotRunning)), "it only starts");
         written(&file).await;
+        process.wait_for(local::State::Running).await;
         assert!(matches!(process.signal(99), Err(local::SignalError::Unknown(99))));
         process.signal(number).expect("a signal");
         assert_eq!(process.wait().await, Some(ExitStatus::Signal(number)));

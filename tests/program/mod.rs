@@ -119,7 +119,8 @@ fn cache() -> PathBuf {
 
 /// A server whose sessions share the cache.
 pub(crate) fn server() -> farcall_test_support::SshdBuilder {
-    Sshd::builder().option(format!("SetEnv XDG_CACHE_HOME={}", cache().display()))
+    // The home too, which is not that of whoever runs the tests.
+    Sshd::builder().option(format!("SetEnv XDG_CACHE_HOME={0} HOME={0}", cache().display()))
 }
 
 /// The program while it runs. Dropping it kills it.

@@ -77,6 +77,8 @@ pub(super) fn value_in<V: Message>(mut received: Received) -> Result<V, RunError
 impl Child {
     /// Starts a child. A call may be on its way before the child is: it is begun as soon as both sides have agreed.
     pub(super) async fn start(options: &Options, first: Option<&mut Call>) -> Result<Child, RunError> {
+        // Before the start: a signal that reaches the program in the meantime is for this one too.
+        let member = Member::join();
         let (ours, theirs) = Socket::pair().map_err(RunError::System)?;
         let mut pending = None;
         if let Some(call) = first {
@@ -103,7 +105,7 @@ impl Child {
             }
             Err(error) => return Err(RunError::of_open(error)),
         };
-        let member = Member::join(&gateway);
+        member.started(&gateway);
         Ok(Child {
             gateway,
             socket: ours,

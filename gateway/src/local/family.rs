@@ -37,16 +37,31 @@ fn family() -> MutexGuard<'static, Family> {
     FAMILY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A process that can be signalled. Does not keep it alive.
+/// A process that can be signalled, or will be when it has started. Does not keep it alive.
 #[derive(Debug)]
 pub(super) struct Target {
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug)]
+enum Progress {
+    /// What reached the family while this one was being started: it gets it then.
+    Starting {
+        signals: Vec<Signal>,
+        killed: bool,
+    },
+    Started(Arc<Started>),
+}
+
+#[derive(Debug)]
+struct Started {
     pid: u32,
     /// Names this very process, also when its number is another's.
     pidfd: Option<OwnedFd>,
     gateway: Weak<Inner>,
 }
 
-/// A child's place in the family, until it is dropped.
+/// A child's place in the family, from before its start until it is dropped.
 #[derive(Debug)]
 pub(super) struct Member {
     number: u64,
@@ -54,14 +69,33 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn join(gateway: &Gateway) -> Member {
-        let pid = gateway.pid();
-        let target = Arc::new(Target { pid, pidfd: pidfd(pid), gateway: Arc::downgrade(gateway.inner()) });
+    /// A place for a child that is about to be started.
+    pub(super) fn join() -> Member {
+        let starting = Progress::Starting { signals: Vec::new(), killed: false };
+        let target = Arc::new(Target { progress: Mutex::new(starting) });
         let mut family = family();
         let number = family.next;
         family.next += 1;
         family.members.insert(number, Arc::clone(&target));
         Member { number, target }
+    }
+
+    /// The child has started: it gets what has reached the family in the meantime.
+    pub(super) fn started(&self, gateway: &Gateway) {
+        let pid = gateway.pid();
+        let started = Arc::new(Started { pid, pidfd: pidfd(pid), gateway: Arc::downgrade(gateway.inner()) });
+        let mut progress = self.target.progress();
+        let before = std::mem::replace(&mut *progress, Progress::Started(Arc::clone(&started)));
+        // Under the lock, so that a later signal does not overtake these.
+        if let Progress::Starting { signals, killed } = before {
+            for signal in signals {
+                // One that has just ended needs none.
+                let _ = started.send(signal);
+            }
+            if killed {
+                started.kill();
+            }
+        }
     }
 
     pub(super) fn target(&self) -> Arc<Target> {
@@ -75,7 +109,7 @@ impl Drop for Member {
     }
 }
 
-/// All children that live now.
+/// All children that live now or are being started.
 pub(super) fn members() -> Vec<Arc<Target>> {
     family().members.values().cloned().collect()
 }
@@ -92,16 +126,7 @@ fn pidfd(_pid: u32) -> Option<OwnedFd> {
     None
 }
 
-impl Target {
-    /// Sends a signal by its number.
-    pub(super) fn signal(&self, number: i32) -> Result<(), SignalError> {
-        let signal = Signal::from_named_raw(number).ok_or(SignalError::Unknown(number))?;
-        match self.send(signal) {
-            Err(rustix::io::Errno::SRCH) => Err(SignalError::NotRunning),
-            sent => sent.map_err(|error| SignalError::System(error.into())),
-        }
-    }
-
+impl Started {
     fn send(&self, signal: Signal) -> rustix::io::Result<()> {
         let alive = self.gateway.upgrade().is_some_and(|gateway| gateway.end.borrow().is_none());
         if !alive {
@@ -115,17 +140,58 @@ impl Target {
         rustix::process::kill_process(pid, signal)
     }
 
-    /// Has it killed, with all that it started.
-    pub(super) fn kill(&self) {
+    fn kill(&self) {
         if let Some(gateway) = self.gateway.upgrade() {
             gateway.kill.notify_one();
+        }
+    }
+}
+
+impl Target {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> Option<Arc<Started>> {
+        match &*self.progress() {
+            Progress::Started(started) => Some(Arc::clone(started)),
+            Progress::Starting { .. } => None,
+        }
+    }
+
+    /// Sends a signal by its number to a process that runs.
+    pub(super) fn signal(&self, number: i32) -> Result<(), SignalError> {
+        let signal = Signal::from_named_raw(number).ok_or(SignalError::Unknown(number))?;
+        match self.running().ok_or(SignalError::NotRunning)?.send(signal) {
+            Err(rustix::io::Errno::SRCH) => Err(SignalError::NotRunning),
+            sent => sent.map_err(|error| SignalError::System(error.into())),
+        }
+    }
+
+    /// Hands on a signal that reached the program: now, or when it has started.
+    pub(super) fn relay(&self, signal: Signal) {
+        match &mut *self.progress() {
+            Progress::Starting { signals, .. } => signals.push(signal),
+            Progress::Started(started) => {
+                // One that has just ended needs none.
+                let _ = started.send(signal);
+            }
+        }
+    }
+
+    /// Has it killed, with all that it started: now, or when it has started.
+    pub(super) fn kill(&self) {
+        match &mut *self.progress() {
+            Progress::Starting { killed, .. } => *killed = true,
+            Progress::Started(started) => started.kill(),
         }
     }
 
     /// Sends a signal that asks it to end, and kills it if it has not within `grace`.
     pub(super) fn ask(self: &Arc<Self>, number: i32, grace: Duration) -> Result<(), SignalError> {
         self.signal(number)?;
-        let Some(driver) = self.gateway.upgrade().map(|gateway| gateway.driver.clone()) else {
+        let gateway = self.running().and_then(|started| started.gateway.upgrade());
+        let Some(driver) = gateway.map(|gateway| gateway.driver.clone()) else {
             return Ok(());
         };
         let target = Arc::clone(self);

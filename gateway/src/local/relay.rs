@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::Signal;
+use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -21,8 +22,8 @@ pub struct Relay {
 }
 
 /// From now on, hands INT, TERM and HUP that reach this process on to all children of [`local`](super): what runs in them gets
-/// the signal, which ends it unless it handles it. Those that live at the first such signal and still do when `grace` has
-/// passed are killed.
+/// the signal, which ends it unless it handles it; one that is being started gets it as soon as it runs. Those that live at such
+/// a signal and still do when `grace` has passed are killed.
 ///
 /// The program itself does not end by these signals any more, not even when the relay is dropped: what it does is for it to
 /// decide, by [`Relay::next`]. A program that has no relay ends by them, and its children with it.
@@ -55,13 +56,10 @@ pub fn relay_signals(grace: Duration) -> io::Result<Relay> {
     // Ends with the relay.
     let relaying = driver.spawn(async move {
         loop {
-            let number = sources.next().await;
+            let signal = sources.next().await;
             let children = family::members();
-            for child in &children {
-                // One that has just ended needs none.
-                let _ = child.signal(number);
-            }
-            let _ = tell.try_send(number);
+            children.iter().for_each(|child| child.relay(signal));
+            let _ = tell.try_send(signal.as_raw());
             let grace = sleep(&own, grace);
             // Ends with the grace.
             own.spawn(async move {
@@ -74,17 +72,17 @@ pub fn relay_signals(grace: Duration) -> io::Result<Relay> {
 }
 
 struct Sources {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hangup: unix::Signal,
 }
 
 impl Sources {
-    async fn next(&mut self) -> i32 {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
-            Some(()) = self.interrupt.recv() => libc::SIGINT,
-            Some(()) = self.terminate.recv() => libc::SIGTERM,
-            Some(()) = self.hangup.recv() => libc::SIGHUP,
+            Some(()) = self.interrupt.recv() => Signal::INT,
+            Some(()) = self.terminate.recv() => Signal::TERM,
+            Some(()) = self.hangup.recv() => Signal::HUP,
             else => std::future::pending().await,
         }
     }

@@ -37,7 +37,9 @@ pub struct SshdBuilder {
 /// A private `sshd` on a loopback port of its own, for the account that runs the test. Dropping it kills it and all that
 /// its connections started.
 ///
-/// It accepts the key [`Sshd::client_key`] and those that were authorized, and nothing else unless told so.
+/// It accepts the key [`Sshd::client_key`] and those that were authorized, and nothing else unless told so. The home of its
+/// sessions is an empty folder of the server's, unless an option sets variables: what the account's start-up files do is
+/// nothing that a test should depend on.
 pub struct Sshd {
     child: Child,
     port: u16,
@@ -258,8 +260,10 @@ impl SshdBuilder {
         let authorized = dir.join("authorized_keys");
         std::fs::write(&authorized, format!("{}{}\n", self.authorized, client_key.public()))
             .expect("our own folder");
+        let home = dir.join("home");
+        std::fs::create_dir_all(&home).expect("our own folder");
         let mut config = self.options.join("\n");
-        config.push('\n');
+        config.push_str(&format!("\nSetEnv HOME={}\n", home.display()));
         for path in
             host_keys.iter().map(KeyPair::path).chain(self.given_host_keys.iter().map(PathBuf::as_path))
         {
