@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use farcall::ssh::{ConfigFiles, SshOptions};
 use farcall::{CommandTarget, Gateway, OpenError, Spec, Tasks};
-use farcall_test_support::{Sshd, TempHome};
+use farcall_test_support::{Sshd, SshdBuilder, TempHome};
 use libtest_mimic::{Arguments, Trial};
 
 /// How long anything that must happen may take on a busy machine.
@@ -40,6 +40,11 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new(kind: Kind) -> Place {
+        Place::behind(kind, Sshd::builder())
+    }
+
+    /// The same with a server that is described already, where it takes one.
+    pub(crate) fn behind(kind: Kind, server: SshdBuilder) -> Place {
         // Shared by all, so that the program is delivered once.
         let cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gateways");
         std::fs::create_dir_all(&cache).expect("a folder");
@@ -59,7 +64,7 @@ impl Place {
         }
         let home = TempHome::new();
         let variables = format!("SetEnv XDG_CACHE_HOME={} HOME={}", cache.display(), home.path().display());
-        let server = Sshd::builder().option(&variables).start();
+        let server = server.option(&variables).start();
         let files = ConfigFiles::Only(home.write("config", &server.config("far")));
         let ssh =
             SshOptions { files: files.clone(), home: Some(home.path().to_owned()), ..SshOptions::default() };
@@ -81,6 +86,18 @@ impl Place {
         if self.kind == Kind::Ssh { spec.config(self.ssh.files.clone()) } else { spec }.to_string()
     }
 
+    /// The system's clients that lead there.
+    pub(crate) fn clients(&self) -> Vec<u32> {
+        let ConfigFiles::Only(config) = &self.ssh.files else { return Vec::new() };
+        let config = config.to_string_lossy();
+        let ours = farcall_test_support::descendants(std::process::id()).into_iter();
+        let names_it = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&*config)
+        };
+        ours.filter(names_it).collect()
+    }
+
     pub(crate) async fn open(&self) -> Gateway {
         self.open_as(self.spec()).await.expect("a gateway")
     }
@@ -90,7 +107,7 @@ impl Place {
     }
 }
 
-type Test = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Test = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A test that needs a place.
 pub(crate) fn at<F: Future<Output = ()> + Send + 'static>(
@@ -116,7 +133,7 @@ pub(crate) fn plain<F: Future<Output = ()> + Send + 'static>(name: &str, test: f
     })]
 }
 
-fn run(test: Test) {
+pub(crate) fn run(test: Test) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         tokio::time::timeout(LIMIT, test).await.expect("the test takes too long");

@@ -1,7 +1,7 @@
 //! A private OpenSSH server.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::keys::{KeyKind, KeyPair};
+use crate::network::Network;
 use crate::process::{descendants, kill_tree, with_variable};
 
 /// The server; the path must be absolute, it starts itself again for each connection.
@@ -32,9 +33,20 @@ pub struct SshdBuilder {
     authorized: String,
     options: Vec<String>,
     passwords: bool,
+    place: At,
 }
 
-/// A private `sshd` on a loopback port of its own, for the account that runs the test. Dropping it kills it and all that
+/// Where a server listens.
+#[derive(Clone)]
+struct At {
+    address: Ipv4Addr,
+    /// A port that is certainly free there; none can be known to be in a network that others use.
+    port: Option<u16>,
+    /// What starts the server there.
+    prefix: Vec<String>,
+}
+
+/// A private `sshd` on a loopback port of its own, or in a [`Network`], for the account that runs the test. Dropping it kills it and all that
 /// its connections started.
 ///
 /// It accepts the key [`Sshd::client_key`] and those that were authorized, and nothing else unless told so. The home of its
@@ -42,6 +54,7 @@ pub struct SshdBuilder {
 /// nothing that a test should depend on.
 pub struct Sshd {
     child: Child,
+    address: Ipv4Addr,
     port: u16,
     log: Log,
     host_keys: Vec<KeyPair>,
@@ -67,10 +80,11 @@ impl Sshd {
             authorized: String::new(),
             options: Vec::new(),
             passwords: false,
+            place: At { address: Ipv4Addr::LOCALHOST, port: None, prefix: Vec::new() },
         }
     }
 
-    /// Where it listens; the address is 127.0.0.1.
+    /// Where it listens; the address is 127.0.0.1, or its network's.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -97,7 +111,7 @@ impl Sshd {
 
     /// A known hosts line with each of its host keys, for the address with its port.
     pub fn known_hosts(&self) -> String {
-        self.known_hosts_as(&format!("[127.0.0.1]:{}", self.port))
+        self.known_hosts_as(&format!("[{}]:{}", self.address, self.port))
     }
 
     /// Known hosts lines under another name.
@@ -110,8 +124,9 @@ impl Sshd {
         let known = self.dir.path().join(format!("known_hosts_{alias}"));
         std::fs::write(&known, self.known_hosts()).expect("a writable folder");
         format!(
-            "Host {alias}\n  HostName 127.0.0.1\n  Port {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
+            "Host {alias}\n  HostName {}\n  Port {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
              IdentityAgent none\n  UserKnownHostsFile {}\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n  BatchMode yes\n",
+            self.address,
             self.port,
             self.client_key.path().display(),
             known.display(),
@@ -139,7 +154,7 @@ impl Sshd {
     /// and still carry the variable by which a session knows its connection.
     pub fn sessions(&self) -> Vec<u32> {
         let mut found = descendants(self.child.id());
-        let ours = format!(" 127.0.0.1 {}", self.port);
+        let ours = format!(" {} {}", self.address, self.port);
         let strays = with_variable("SSH_CONNECTION", |value| value.ends_with(&ours));
         found.extend(strays.into_iter().filter(|pid| !found.contains(pid)).collect::<Vec<_>>());
         found
@@ -233,6 +248,13 @@ impl SshdBuilder {
         self
     }
 
+    /// Has the server listen in a network of its own. It is killed when the thread that starts it ends.
+    #[must_use]
+    pub fn network(mut self, network: &Network) -> Self {
+        self.place = At { address: network.address(), port: Some(2222), prefix: network.prefix() };
+        self
+    }
+
     /// Starts the server and waits until it listens.
     ///
     /// # Panics
@@ -270,9 +292,10 @@ impl SshdBuilder {
             config.push_str(&format!("HostKey {}\n", path.display()));
         }
         config.push_str(&format!(
-            "AuthorizedKeysFile {}\nListenAddress 127.0.0.1\nPidFile none\nStrictModes no\nUsePAM {}\n\
-             PasswordAuthentication {1}\nKbdInteractiveAuthentication {1}\nPermitRootLogin {}\nLogLevel VERBOSE\nUseDNS no\n",
+            "AuthorizedKeysFile {}\nListenAddress {}\nPidFile none\nStrictModes no\nUsePAM {}\n\
+             PasswordAuthentication {2}\nKbdInteractiveAuthentication {2}\nPermitRootLogin {}\nLogLevel VERBOSE\nUseDNS no\n",
             authorized.display(),
+            self.place.address,
             if self.passwords { "yes" } else { "no" },
             if self.passwords { "yes" } else { "prohibit-password" },
         ));
@@ -281,19 +304,17 @@ impl SshdBuilder {
         }
         // A port that is free now may be taken when the server asks for it: then another is tried.
         for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .and_then(|l| l.local_addr())
-                .expect("a loopback port")
-                .port();
+            let port = self.place.port.unwrap_or_else(free_port);
             let file = dir.join("sshd_config");
             std::fs::write(&file, format!("Port {port}\n{config}")).expect("our own folder");
-            let (mut child, log) = spawn(&file, self.passwords.then_some(dir));
+            let (mut child, log) = spawn(&file, &self.place.prefix, self.passwords.then_some(dir));
             let listens = |lines: &[String]| lines.iter().any(|line| line.starts_with("Server listening on"));
             let ended = |lines: &[String]| lines.last().is_some_and(|line| line == ENDED);
             let decided = wait(&log, |lines| listens(lines) || ended(lines));
             let lines = log.0.lock().expect("not poisoned").clone();
             if decided && listens(&lines) {
-                return Sshd { child, port, log, host_keys, client_key, dir: self.dir };
+                let address = self.place.address;
+                return Sshd { child, address, port, log, host_keys, client_key, dir: self.dir };
             }
             kill_tree(child.id());
             let _ = child.wait();
@@ -306,22 +327,28 @@ impl SshdBuilder {
     }
 }
 
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    listener.and_then(|listener| listener.local_addr()).expect("a loopback port").port()
+}
+
 /// A last line of our own, when the server's log has ended.
 const ENDED: &str = "(sshd closed its log)";
 
-fn spawn(config: &Path, accounts: Option<&Path>) -> (Child, Log) {
-    let mut command = match accounts {
-        None => Command::new(PROGRAM),
+fn spawn(config: &Path, prefix: &[String], accounts: Option<&Path>) -> (Child, Log) {
+    let mut words = prefix.to_vec();
+    match accounts {
+        None => words.push(PROGRAM.into()),
         Some(dir) => {
-            let mut command = Command::new("unshare");
             let dir = dir.display();
-            command.args(["--mount", "sh", "-c"]).arg(format!(
+            let script = format!(
                 "mount --bind {dir}/shadow /etc/shadow && mount --bind {dir}/pam /etc/pam.d/sshd && exec {PROGRAM} \"$@\""
-            ));
-            command.arg("sshd");
-            command
+            );
+            words.extend(["unshare", "--mount", "sh", "-c", &script, "sshd"].map(Into::into));
         }
-    };
+    }
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     let mut child = command
         .args(["-D", "-e", "-f"])
         .arg(config)
