@@ -7,6 +7,7 @@
 mod dial;
 mod relay;
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -106,7 +107,8 @@ pub(crate) async fn launch(
     let launched = launch_via(&relay::Relay(hub.clone()), target, program, &options).await;
     match launched {
         Ok(launched) => Ok(launched),
-        Err(_) if inner.connection.cause().is_some() => {
+        // Also while it ends: an end that this side has asked for comes within its grace.
+        Err(_) if inner.asked.load(Relaxed) || inner.connection.cause().is_some() => {
             Err(OpenError::Hub { place: place.to_owned(), end: hub.wait().await })
         }
         Err(error) => Err(error.into()),

@@ -241,7 +241,7 @@ impl Server {
             && child.patience.is_none()
         {
             child.patience = Some(Instant::now() + PATIENCE);
-            signal(*guardian, Signal::ALARM);
+            signal(*guardian, guardian::SWEEP);
         }
     }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
-use super::guardian::Options;
+use super::guardian::{Options, SWEEP};
 use super::signals::{SignalFd, die_by};
 use super::sweep::Below;
 
@@ -186,7 +186,7 @@ impl Guardian {
             match signal {
                 Signal::CHILD => {}
                 // Whoever forked us wants it over.
-                Signal::ALARM => return Next::Sweep,
+                SWEEP => return Next::Sweep,
                 Signal::USR1 | Signal::USR2 => self.pass_on(signal),
                 other => {
                     self.pass_on(other);

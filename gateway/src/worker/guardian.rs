@@ -22,6 +22,7 @@
 //! | the lease passes without [`Lease::touch`] | the same |
 //! | HUP, INT, QUIT or TERM reaches a guardian | it is passed on to the worker, and the grace begins |
 //! | USR1 or USR2 reaches a guardian | it is passed on |
+//! | ALRM reaches a guardian | everything below is killed at once, and the guardian ends after it |
 //! | a guardian is killed | everything below is killed at once by the other |
 //! | both guardians are killed together | the worker kills the descendants that it still sees, then itself |
 //!
@@ -34,6 +35,9 @@
 
 use std::io;
 use std::time::Duration;
+
+/// Has a guardian kill all that is below it. Unlike one that is killed itself, it ends when that is gone.
+pub(super) const SWEEP: rustix::process::Signal = rustix::process::Signal::ALARM;
 
 /// What the guardians are told when they start.
 #[derive(Clone, Debug)]

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::child::{Control, Input, Launch, Output, Running, Stdin, Whom};
 use super::command::{follow, not_started, report_of, unread};
 use super::crew::Crew;
+use super::guardian::SWEEP;
 use crate::wire::{CommandReport, RelayOrder, RelayPlan, RelayReport};
 
 /// How much of the program is read at once when it is fed.
@@ -23,6 +24,10 @@ const CHUNK: u64 = 128 * 1024;
 
 /// Of the time that the end of the worker may take, what leaves get to end by themselves.
 const SHARE: f32 = 0.6;
+
+/// How long after it was told to end a process is killed, as a guardian that was stopped must be. What such a one guards ends
+/// by itself, a moment after it.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The thread that moves the bytes of leaves and of connections, and how many there are.
 ///
@@ -252,19 +257,38 @@ enum Left {
 
 async fn obey(mut orders: Receiver<RelayOrder>, control: &Control, feeds: mpsc::Sender<u64>) -> Left {
     const KILL: i32 = 9; // on every system
+    let mut patience = None;
     loop {
-        match orders.recv().await {
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            () = reached(patience) => {
+                patience = None;
+                // One that has ended needs none.
+                let _ = control.signal(KILL, Whom::Group);
+                continue;
+            }
+        };
+        match order {
             Ok(Some(RelayOrder::Feed { length })) => {
                 // A second one before the first is done has no place: nothing is fed twice.
                 let _ = feeds.try_send(length);
             }
             Ok(Some(RelayOrder::Kill)) => {
-                // One that has ended needs none.
-                let _ = control.signal(KILL, Whom::Group);
+                // A worker's guardian ends after all that it guards, so that its end says that all is gone. Anything else
+                // ends by this too.
+                let _ = control.signal(SWEEP.as_raw(), Whom::Process);
+                patience.get_or_insert(Instant::now() + PATIENCE);
             }
             Err(RecvError::Lost(_)) => return Left::Lost,
             Ok(Some(RelayOrder::Start(_)) | None) | Err(_) => return Left::Dropped,
         }
+    }
+}
+
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 
