@@ -118,6 +118,10 @@ impl State {
     fn handle_eof(&mut self) {
         match self.mux.cause_of_eof() {
             cause if cause.is_orderly() => self.mux.end(cause),
+            // That is why the write failed, and all that the peer sent before has come.
+            cause if self.failed.as_ref().is_some_and(|(failed, _)| is_broken_pipe(failed)) => {
+                self.mux.end(cause)
+            }
             cause => self.end(cause),
         }
     }
@@ -127,6 +131,10 @@ impl State {
         let cause = self.failed.as_ref().map_or(cause, |(failed, _)| failed.clone());
         self.mux.end(cause);
     }
+}
+
+fn is_broken_pipe(cause: &ConnectionError) -> bool {
+    matches!(cause, ConnectionError::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Lets the peer go on while it is told why the connection ended: what it still sends is read and dropped until it ends, too. If
