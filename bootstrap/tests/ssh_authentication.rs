@@ -251,15 +251,24 @@ async fn an_encrypted_key_is_unlocked_once_and_only_when_it_would_be_taken() {
         assert_eq!(class(&reach("server", &asked).await), Some(Class::Auth));
         assert_eq!(answers.questions(), []);
 
-        let declined = Answers::new(&[None]);
+        let declined =
+            Answers::new(&[None, Some("wrong"), Some("wrong"), Some("wrong"), Some("open sesame")]);
         let asked = asking(
             SshOptions { keyring: Default::default(), ..ssh_client::options(&home, &block(&sshd, &named)) },
             &declined,
         );
-        for _ in 0..2 {
-            assert_eq!(class(&reach("server", &asked).await), Some(Class::Auth));
+        for (count, reason) in [(1, "was not given when it was asked for"), (4, "the passphrase was wrong")] {
+            for _ in 0..2 {
+                let error = reach("server", &asked).await.expect_err("still locked");
+                assert_eq!(error.class(), Class::Auth);
+                assert!(error.to_string().contains(reason), "{error}");
+            }
+            assert_eq!(declined.questions().len(), count, "declined once is declined for all");
+            asked.keyring.ask_again();
         }
-        assert_eq!(declined.questions().len(), 1, "declined once is declined for all");
+        reach("server", &asked).await.expect("unlocked at last");
+        asked.keyring.ask_again();
+        reach("server", &asked).await.expect("and that is not forgotten");
 
         let batch = format!("{} BatchMode yes\n", block(&sshd, &named));
         let answers = Answers::new(&[Some("open sesame")]);

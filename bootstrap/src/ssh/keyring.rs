@@ -16,7 +16,9 @@ const FILE_LIMIT: u64 = 256 << 10;
 
 /// Private keys that were unlocked, wiped from memory with the last clone. Clones are the same keyring.
 ///
-/// It also is the queue in which questions wait: connections that share a keyring ask one at a time.
+/// It also is the queue in which questions wait: connections that share a keyring ask one at a time. A passphrase that was
+/// declined, or wrong as often as it was asked for, is not asked for again: who declines for one of a hundred hosts is
+/// not asked for the others. [`ask_again`](Self::ask_again) undoes that.
 #[derive(Clone, Default)]
 pub struct Keyring {
     shared: Arc<Shared>,
@@ -26,8 +28,27 @@ pub struct Keyring {
 struct Shared {
     /// Held while a person is asked.
     asking: tokio::sync::Mutex<()>,
-    /// The keys; `None` for one whose passphrase the person declined to give.
-    keys: Mutex<HashMap<PathBuf, Option<Arc<PrivateKey>>>>,
+    keys: Mutex<HashMap<PathBuf, Known>>,
+}
+
+/// What came of a key.
+#[derive(Clone)]
+enum Known {
+    Unlocked(Arc<PrivateKey>),
+    /// The person declined to give its passphrase.
+    Declined,
+    /// The person gave wrong ones.
+    Wrong,
+}
+
+impl Known {
+    fn key(self) -> Result<Arc<PrivateKey>, KeyFileError> {
+        match self {
+            Known::Unlocked(key) => Ok(key),
+            Known::Declined => Err(KeyFileError::Declined),
+            Known::Wrong => Err(KeyFileError::Passphrase),
+        }
+    }
 }
 
 impl fmt::Debug for Keyring {
@@ -50,6 +71,8 @@ pub(crate) enum KeyFileError {
     Format(#[source] keys::Error),
     #[error("is encrypted and nobody was there to give the passphrase")]
     Locked,
+    #[error("is encrypted and the passphrase was not given when it was asked for")]
+    Declined,
     #[error("is encrypted and the passphrase was wrong")]
     Passphrase,
 }
@@ -115,6 +138,12 @@ fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
 }
 
 impl Keyring {
+    /// Forgets which passphrases were declined or wrong, so that they are asked for again; keys that were unlocked stay.
+    /// For programs that live on after a person has changed their mind.
+    pub fn ask_again(&self) {
+        self.lock().retain(|_, known| matches!(known, Known::Unlocked(_)));
+    }
+
     /// The private key in `path`, asking for its passphrase up to `prompts` times where it has one.
     pub(crate) async fn unlock(
         &self,
@@ -123,11 +152,11 @@ impl Keyring {
         prompts: u32,
     ) -> Result<Arc<PrivateKey>, KeyFileError> {
         if let Some(known) = self.known(path) {
-            return known.ok_or(KeyFileError::Locked);
+            return known.key();
         }
         let text = read(path)?;
         match decode(&text, None).await {
-            Ok(key) => return Ok(self.keep(path, key)),
+            Ok(key) => return self.keep(path, Known::Unlocked(Arc::new(key))),
             Err(keys::Error::KeyIsEncrypted) => {}
             // PKCS#8 says of a missing passphrase what it says of a wrong one.
             Err(_) if text.contains("ENCRYPTED") => {}
@@ -138,20 +167,18 @@ impl Keyring {
         let _turn = self.shared.asking.lock().await;
         // Another connection may have asked meanwhile.
         if let Some(known) = self.known(path) {
-            return known.ok_or(KeyFileError::Locked);
+            return known.key();
         }
         for failures in 0..prompts.max(1) {
             let question = Question::Passphrase { key: path.to_owned(), failures };
             let Some(passphrase) = prompter.ask(question).await else {
-                self.lock().insert(path.to_owned(), None);
-                return Err(KeyFileError::Locked);
+                return self.keep(path, Known::Declined);
             };
             if let Ok(key) = decode(&text, Some(passphrase)).await {
-                return Ok(self.keep(path, key));
+                return self.keep(path, Known::Unlocked(Arc::new(key)));
             }
         }
-        self.lock().insert(path.to_owned(), None);
-        Err(KeyFileError::Passphrase)
+        self.keep(path, Known::Wrong)
     }
 
     /// Asks in turn with all other questions.
@@ -160,18 +187,17 @@ impl Keyring {
         prompter.ask(question).await
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Option<Arc<PrivateKey>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Known>> {
         self.shared.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known(&self, path: &Path) -> Option<Option<Arc<PrivateKey>>> {
+    fn known(&self, path: &Path) -> Option<Known> {
         self.lock().get(path).cloned()
     }
 
-    fn keep(&self, path: &Path, key: PrivateKey) -> Arc<PrivateKey> {
-        let key = Arc::new(key);
-        self.lock().insert(path.to_owned(), Some(Arc::clone(&key)));
-        key
+    fn keep(&self, path: &Path, known: Known) -> Result<Arc<PrivateKey>, KeyFileError> {
+        self.lock().insert(path.to_owned(), known.clone());
+        known.key()
     }
 }
 
