@@ -27,7 +27,10 @@ use crate::platform::Platform;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Program {
+    /// What is read and started.
     main: PathBuf,
+    /// Where it was installed: its name and its neighbours.
+    path: PathBuf,
     twin: Option<String>,
     folders: Vec<PathBuf>,
     found: Arc<Found>,
@@ -82,23 +85,21 @@ const FOLDER_LIMIT: usize = 4096;
 impl Program {
     /// The running program, also when its file was replaced or removed since it started.
     pub fn current() -> io::Result<Self> {
-        let path = std::env::current_exe()?;
-        // After an upgrade the path leads to another program: what runs now is still reached through /proc.
+        let mut this = Self::at(std::env::current_exe()?);
+        // An upgrade may at any time put another program where this one was. What runs is still reached through /proc, and
+        // that also holds in a child that has not yet executed anything.
         let running = Path::new("/proc/self/exe");
-        let same = match (fs::metadata(&path), fs::metadata(running)) {
-            (Ok(a), Ok(b)) => {
-                use std::os::unix::fs::MetadataExt;
-                (a.dev(), a.ino()) == (b.dev(), b.ino())
-            }
-            (_, Err(_)) => true, // no /proc on this system
-            (Err(_), Ok(_)) => false,
-        };
-        Ok(Self::at(if same { path } else { running.into() }))
+        if cfg!(target_os = "linux") && running.exists() {
+            this.main = running.into();
+            this.path = without_mark(this.path);
+        }
+        Ok(this)
     }
 
     /// The program in a file.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { main: path.into(), twin: None, folders: Vec::new(), found: Arc::default() }
+        let path = path.into();
+        Self { main: path.clone(), path, twin: None, folders: Vec::new(), found: Arc::default() }
     }
 
     /// Prefers files beside the program whose names begin with `twin`: leaner builds, or builds for other platforms.
@@ -156,20 +157,20 @@ impl Program {
         if main.platform() == platform {
             return Ok(main);
         }
-        let mut looked: Vec<PathBuf> = self.main.parent().map(Into::into).into_iter().collect();
+        let mut looked: Vec<PathBuf> = self.path.parent().map(Into::into).into_iter().collect();
         looked.extend(self.folders.iter().cloned());
         Err(ImageError::Missing { name: self.name(), platform: platform.clone(), looked })
     }
 
     fn name(&self) -> String {
-        let main = || self.main.file_name().map(|name| name.to_string_lossy().into_owned());
+        let main = || self.path.file_name().map(|name| name.to_string_lossy().into_owned());
         self.twin.clone().or_else(main).unwrap_or_default()
     }
 
     /// A build for `platform` other than the program itself.
     fn find(&self, platform: &Platform) -> Option<PathBuf> {
         let name = self.name();
-        let beside = self.main.parent().filter(|_| self.twin.is_some());
+        let beside = self.path.parent().filter(|_| self.twin.is_some());
         // The plain name first: the usual case needs no look at a folder that may be /usr/bin.
         if let Some(folder) = beside {
             let path = folder.join(&name);
@@ -198,6 +199,14 @@ impl Program {
             }
         }
         dynamic
+    }
+}
+
+/// Linux says of a file that was removed or replaced where it was, and that behind the name.
+fn without_mark(path: PathBuf) -> PathBuf {
+    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+        Some(name) if !path.exists() => name.into(),
+        _ => path,
     }
 }
 

@@ -30,6 +30,7 @@ pub mod error;
 mod escape;
 mod failure;
 pub mod fork_server;
+mod helper;
 pub mod hub;
 pub mod image;
 pub mod launch;

@@ -14,6 +14,7 @@ use rustix::process::{Resource, Rlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{ChildStderr, Command};
 
+use crate::helper;
 use crate::process::{Kill, Process, Stderr, watch_child};
 use crate::target::LaunchOptions;
 
@@ -102,9 +103,16 @@ pub(crate) async fn spawn(child: Child<'_>) -> Result<Started, SpawnError> {
         // SAFETY: between fork and exec the closure makes system calls only: no allocation, no locks.
         unsafe { command.pre_exec(prepare) };
     }
-    let mut process = command.spawn()?;
-    // What else holds their end goes with the command.
-    drop(command);
+    let mut process = match child.options {
+        // A worker ends by itself when its input does, in order.
+        Some(_) => {
+            let process = command.spawn()?;
+            // What else holds their end goes with the command.
+            drop(command);
+            process
+        }
+        None => helper::spawn(command).await?,
+    };
     if let Some(stderr) = stderr {
         process.stderr = Some(ChildStderr::from_std(OwnedFd::from(stderr).into())?);
     }

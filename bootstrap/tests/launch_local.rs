@@ -191,6 +191,23 @@ async fn a_program_that_does_not_greet_is_refused() {
     assert_eq!((error.step(), error.class()), (Step::Greeting, Class::Signal));
 }
 
+/// Between the start of a program and its first worker there may be an upgrade.
+#[tokio::test]
+async fn the_running_program_is_started_and_shipped_also_when_its_file_is_another_by_now() {
+    let original = env!("CARGO_BIN_EXE_farcall-bootstrap-test-coordinator");
+    let digest = Program::at(original).for_here().await.expect("loads").digest().to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy = folder.path().join("tool");
+    fs::copy(original, &copy).expect("copied");
+    // Another program, which does not greet.
+    let output =
+        std::process::Command::new(&copy).args(["replaced", "/bin/false"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{digest}\n{digest}\n"), "{said}");
+    assert_eq!(fs::read(&copy).expect("there"), fs::read("/bin/false").expect("there"), "it was replaced");
+}
+
 #[tokio::test]
 async fn what_cannot_be_started_is_named() {
     let error =

@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::process::Command;
 
 use super::config::{ConfigError, Raw};
 use super::config_file;
 use super::options::{ConfigFiles, SshOptions, SshTarget};
+use crate::helper;
 
 /// Asks `ssh -G`. `Ok(None)` when there is no such program.
 pub(crate) async fn ask(
@@ -68,11 +72,13 @@ async fn run(
     arguments: &[String],
     limit: Duration,
 ) -> Result<Option<Raw>, (ConfigError, Vec<u8>)> {
-    let mut command = tokio::process::Command::new(program);
-    command.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.kill_on_drop(true);
     // Match exec may run anything, and a new group keeps an interrupt at the terminal ours to answer.
     command.process_group(0);
-    let output = match tokio::time::timeout(limit, command.output()).await {
+    let output = async { helper::spawn(command).await?.wait_with_output().await };
+    let output = match tokio::time::timeout(limit, output).await {
         Err(_) => return Err((ConfigError::Late(program.to_owned(), limit), Vec::new())),
         Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Ok(Err(e)) => return Err((ConfigError::Start(program.to_owned(), e), Vec::new())),

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use super::resolve::Family;
 use crate::error::EVIDENCE_LIMIT;
+use crate::helper;
 use crate::hub::Later;
 
 /// How long an address may stay silent before the next is tried beside it (RFC 8305, section 5).
@@ -157,17 +158,13 @@ impl Complaints {
 }
 
 /// Starts a proxy command under `/bin/sh`.
-pub(crate) fn proxy(command: &str) -> io::Result<(Proxy, Complaints)> {
-    let mut child = Command::new("/bin/sh")
-        .arg("-c")
-        .arg(format!("exec {command}"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A group of its own: an interrupt at the terminal is for us to answer.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()?;
+pub(crate) async fn proxy(command: &str) -> io::Result<(Proxy, Complaints)> {
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(format!("exec {command}"));
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own: an interrupt at the terminal is for us to answer.
+    shell.process_group(0).kill_on_drop(true);
+    let mut child = helper::spawn(shell).await?;
     let stdin = child.stdin.take().expect("standard input was piped");
     let stdout = child.stdout.take().expect("standard output was piped");
     let mut stderr = child.stderr.take().expect("standard error was piped");

@@ -23,6 +23,10 @@ use crate::wire::{Hello, Request};
 
 /// Serves until the coordinator goes, then ends the process.
 pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
+    // A command that leads here is killed with the coordinator, and this process may be the command's own, executed in its
+    // place: it goes by the end of its input, which leaves time to end in order.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(None);
     stdio::close_inherited();
     // Everything from here to `move_aside` prints to the standard error that the coordinator reads.
     // Unguarded it would leave behind what leaves its groups: that is promised not to happen.
