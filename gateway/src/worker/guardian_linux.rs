@@ -51,7 +51,8 @@ pub struct Lease {
 /// of it. A few milliseconds later the guardians have closed everything else, so the worker's output ends with the
 /// worker (where input and output are one socket: as soon as the inner guardian has noticed the worker's end).
 ///
-/// In the worker, signals that the launching side had ignored have their default action again, except SIGPIPE.
+/// In the worker, signals that the launching side had ignored have their default action again, except SIGPIPE, and none is
+/// blocked.
 ///
 /// # Errors
 /// See [`StartError`]. If the second of the two forks fails, the error is returned in a process that has one guardian.

@@ -54,9 +54,15 @@ impl SignalSet {
     }
 }
 
-/// Gives every signal that the launching side had ignored (`nohup`, a shell's `&`) its default action back, so that
-/// what this process starts finds it so. SIGPIPE stays ignored: here a broken pipe is an error of `write`.
+/// Gives every signal that the launching side had ignored (`nohup`, a shell's `&`) its default action back, and blocks none in
+/// this thread, so that what this process starts finds it so. SIGPIPE stays ignored: here a broken pipe is an error of `write`.
 pub(super) fn stop_ignoring() {
+    let mut none = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set; nobody asks for the mask before; the call fails for an unknown `how` only.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
     for number in 1..=31 {
         if matches!(number, libc::SIGKILL | libc::SIGSTOP | libc::SIGPIPE) {
             continue;
