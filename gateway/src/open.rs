@@ -284,6 +284,9 @@ impl Builder {
     }
 
     /// How hosts are reached over SSH: who is asked for passwords, what is preferred. A clone shares what was unlocked.
+    ///
+    /// Of a spec with `openssh` the system's `ssh` is given the configuration file, the settings, the identity files and, in
+    /// whole seconds, the limit.
     #[must_use]
     pub fn ssh(mut self, options: SshOptions) -> Builder {
         self.ssh = Some(options);
@@ -383,7 +386,8 @@ impl Builder {
         initialised: &'static Initialised,
         driver: tokio::runtime::Handle,
     ) -> Result<Gateway, OpenError> {
-        let target = self.spec.target();
+        // The hub's ssh knows nothing of files that are here.
+        let target = self.spec.target_with(self.ssh.as_ref().filter(|_| self.hub.is_none()));
         // The hub is another's to keep alive, and the socket is for this worker alone.
         let origin = Builder { hub: None, pass: None, ..self.clone() };
         let hub = self.hub;

@@ -275,6 +275,11 @@ impl Spec {
 
     /// What is started, for the crate that starts it.
     pub fn target(&self) -> Target {
+        self.target_with(None)
+    }
+
+    /// The same, with what the system's `ssh` is told of the options for SSH.
+    pub(crate) fn target_with(&self, ssh: Option<&SshOptions>) -> Target {
         let named = |command: CommandTarget| command.named(self.place.to_string()).into();
         match &self.place {
             Place::Local => Target::Local,
@@ -288,13 +293,21 @@ impl Spec {
                 if let Some(port) = target.port {
                     command = command.args(["-p".to_owned(), port.to_string()]);
                 }
-                match &self.config {
+                match self.config.as_ref().or(ssh.map(|ssh| &ssh.files)) {
                     Some(ConfigFiles::Only(file)) => command = command.args(["-F".into(), file.clone()]),
                     Some(ConfigFiles::None) => command = command.args(["-F", "none"]),
                     Some(ConfigFiles::Usual) | None => {}
                 }
-                if let Some(file) = &self.identity {
+                for file in self.identity.iter().chain(ssh.iter().flat_map(|ssh| &ssh.identity_files)) {
                     command = command.args(["-i".into(), file.clone()]);
+                }
+                if let Some(ssh) = ssh {
+                    for setting in &ssh.settings {
+                        command = command.args(["-o", setting]);
+                    }
+                    // Of a setting that is given twice the first counts. Whole seconds, of which 0 would be none.
+                    let seconds = ssh.limit.as_millis().div_ceil(1000).max(1);
+                    command = command.args(["-o".to_owned(), format!("ConnectTimeout={seconds}")]);
                 }
                 named(command.args(["--", target.host.as_str()]).as_line())
             }

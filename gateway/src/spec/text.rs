@@ -161,7 +161,13 @@ fn one(text: &str) -> Result<Spec, SpecError> {
     {
         let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
         let key = unescape_text(key)?;
-        let value = unescape(value)?;
+        let value = unescape(value).map_err(|error| match error {
+            // A variable's value may be a secret.
+            SpecError::Escape { .. } if key.starts_with("env.") => {
+                SpecError::Escape { text: format!("{key}=…") }
+            }
+            other => other,
+        })?;
         spec = set(spec, &key, value)?;
         if seen.contains(&key) {
             return Err(SpecError::DuplicateKey { key });

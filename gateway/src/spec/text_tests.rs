@@ -1,4 +1,5 @@
 use farcall_bootstrap::Target;
+use farcall_bootstrap::ssh::SshOptions;
 
 use super::*;
 
@@ -115,7 +116,9 @@ fn impossible_values_are_errors_that_name_the_key() {
     ] {
         assert!(fault(text).starts_with(&format!("{key}=")), "{}", fault(text));
     }
-    assert!(!fault("local?env.1A=secret").contains("secret"));
+    for text in ["local?env.1A=secret", "local?env.A=secret%", "local?%65nv.A=secret%00"] {
+        assert!(!fault(text).contains("secret"), "{}", fault(text));
+    }
 }
 
 #[test]
@@ -179,6 +182,33 @@ fn places_become_what_starts_them() {
         "ssh -T -o BatchMode=yes -l me -p 22 -i /k -- web1"
     );
     assert_eq!(target("ssh://me@web1:22"), "me@web1:22");
+}
+
+#[test]
+fn the_systems_ssh_is_told_the_options() {
+    let ssh = SshOptions {
+        files: ConfigFiles::Only("/c".into()),
+        settings: vec!["Port=2222".into(), "ProxyJump=a,b".into()],
+        identity_files: vec!["/k1".into(), "/k2".into()],
+        limit: Duration::from_millis(1500),
+        ..SshOptions::default()
+    };
+    let words = |text: &str| match read(text).target_with(Some(&ssh)) {
+        Target::Command(command) => {
+            command.args.iter().map(|word| word.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        }
+        other => panic!("{other}"),
+    };
+    assert_eq!(
+        words("openssh://me@web1"),
+        "-T -o BatchMode=yes -l me -F /c -i /k1 -i /k2 -o Port=2222 -o ProxyJump=a,b -o ConnectTimeout=2 -- web1"
+    );
+    assert_eq!(
+        words("openssh://web1?config=none&identity=/k"),
+        "-T -o BatchMode=yes -F none -i /k -i /k1 -i /k2 -o Port=2222 -o ProxyJump=a,b -o ConnectTimeout=2 -- web1",
+        "what a spec says of itself wins"
+    );
+    assert_eq!(words("docker://box"), "exec -i box");
 }
 
 #[test]
