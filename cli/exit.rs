@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::outcome::Outcome;
+use crate::outcome::{FailureClass, Outcome};
 
 /// An exit code of this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +67,9 @@ impl Ended<'_> {
         if any(|outcome| matches!(outcome, Outcome::Interrupted)) {
             return Exit::INTERNAL; // nobody interrupted
         }
+        if any(|outcome| matches!(outcome, Outcome::Failed(failure) if failure.class == FailureClass::Ours)) {
+            return Exit::INTERNAL;
+        }
         if any(|outcome| matches!(outcome, Outcome::Failed(_))) {
             return Exit::UNREACHABLE;
         }
@@ -101,7 +104,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::outcome::{Failure, FailureClass};
+    use crate::outcome::Failure;
 
     fn exited(code: u8) -> Outcome {
         Outcome::Exited { code }
@@ -161,6 +164,14 @@ mod tests {
             assert_eq!(code(&[failed(class)], None, false), 4, "{class:?}");
             assert_eq!(code(&[failed(class), exited(255)], None, true), 4, "{class:?}");
         }
+    }
+
+    #[test]
+    fn what_failed_here_is_not_the_hosts_fault() {
+        let ours = || failed(FailureClass::Ours);
+        assert_eq!(code(&[ours()], None, false), 70);
+        assert_eq!(code(&[ours(), failed(FailureClass::Connect), exited(5)], None, true), 70);
+        assert_eq!(code(&[ours()], Some(Interrupt::Interrupted), false), 130);
     }
 
     #[test]

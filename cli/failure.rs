@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use farcall::{Class, CommandError, LaunchError, OpenError};
 
@@ -49,6 +50,18 @@ pub(crate) fn no_result(error: &CommandError, running: bool) -> Failure {
         _ => String::new(),
     };
     Failure { class, step: step.to_owned(), message: chain(error), evidence, hint: None }
+}
+
+/// A worker did not say within the limit whether the command runs. It may have begun, so it must not be tried again.
+pub(crate) fn not_started(limit: Duration) -> Failure {
+    let limit = crate::text::duration(limit);
+    Failure {
+        class: FailureClass::Lost,
+        step: "start the command".to_owned(),
+        message: format!("no answer within {limit} when the command was to be started"),
+        evidence: String::new(),
+        hint: None,
+    }
 }
 
 /// The class of a failure after which the command has certainly not begun.

@@ -21,6 +21,7 @@ pub(crate) mod error;
 mod expression;
 mod fold;
 pub(crate) mod groups;
+mod label;
 mod natural;
 mod pattern;
 pub(crate) mod select;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 
 pub(crate) use expression::evaluate;
 pub(crate) use fold::fold;
+pub(crate) use label::labels;
 
 /// The most hosts that one set may hold, also while it is being computed.
 pub(crate) const MAX_HOSTS: usize = 100_000;

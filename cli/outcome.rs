@@ -50,8 +50,10 @@ pub(crate) enum FailureClass {
     Bootstrap,
     /// The worker, or the command, could not be started.
     Exec,
-    /// The connection was lost while the command ran.
+    /// The connection was lost while the command ran, or nobody knows whether it ran.
     Lost,
+    /// This side could not give the command what it needs, its input above all, and stopped it.
+    Ours,
 }
 
 impl FailureClass {
@@ -63,7 +65,11 @@ impl FailureClass {
             | FailureClass::Connect
             | FailureClass::Timeout
             | FailureClass::Bootstrap => true,
-            FailureClass::HostKey | FailureClass::Auth | FailureClass::Exec | FailureClass::Lost => false,
+            FailureClass::HostKey
+            | FailureClass::Auth
+            | FailureClass::Exec
+            | FailureClass::Lost
+            | FailureClass::Ours => false,
         }
     }
 
@@ -75,6 +81,7 @@ impl FailureClass {
             FailureClass::Auth => "unauthenticated",
             FailureClass::Bootstrap | FailureClass::Exec => "no worker",
             FailureClass::Lost => "lost",
+            FailureClass::Ours => "stopped",
         }
     }
 
@@ -88,6 +95,7 @@ impl FailureClass {
             FailureClass::Bootstrap => "bootstrap",
             FailureClass::Exec => "exec",
             FailureClass::Lost => "lost",
+            FailureClass::Ours => "internal",
         }
     }
 }

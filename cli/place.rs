@@ -25,17 +25,17 @@ pub(crate) struct PlaceError {
     source: SpecError,
 }
 
-/// Where each host's worker is started, in the order of the hosts.
+/// Where each host's worker is started, in the order of the hosts; `labels` are the names under which they are shown.
 ///
 /// # Errors
 /// The first host that cannot be understood.
-pub(crate) fn specs(hosts: &[Host], connect: &ConnectArgs) -> Result<Vec<Spec>, PlaceError> {
-    hosts.iter().map(|host| spec(host, connect)).collect()
+pub(crate) fn specs(hosts: &[Host], labels: &[Host], connect: &ConnectArgs) -> Result<Vec<Spec>, PlaceError> {
+    hosts.iter().zip(labels).map(|(host, label)| spec(host, label, connect)).collect()
 }
 
-fn spec(host: &Host, connect: &ConnectArgs) -> Result<Spec, PlaceError> {
+fn spec(host: &Host, label: &Host, connect: &ConnectArgs) -> Result<Spec, PlaceError> {
     let mut spec: Spec =
-        host.spec().parse().map_err(|source| PlaceError { host: host.name().to_owned(), source })?;
+        host.spec().parse().map_err(|source| PlaceError { host: label.name().to_owned(), source })?;
     let text = spec.to_string();
     let (place, settings) = text.split_once('?').unwrap_or((&text, ""));
     // What a specification says of itself wins over the options, which are for all.
@@ -46,25 +46,12 @@ fn spec(host: &Host, connect: &ConnectArgs) -> Result<Spec, PlaceError> {
     {
         spec = spec.user(user);
     }
-    // The system's ssh is given its options by the specification; a command of its own knows nothing of ours.
-    if place.starts_with("openssh://") {
-        let names = |key: &str| settings.split('&').any(|setting| setting.starts_with(key));
-        if connect.ssh_config.is_some() && !names("config=") {
-            spec = spec.config(config_files(connect));
-        }
-        if let Some(identity) = connect.identities.first()
-            && !names("identity=")
-        {
-            spec = spec.identity(identity);
-        }
-    }
     if !settings.split('&').any(|setting| setting.starts_with("start_limit=")) {
         spec = spec.start_limit(connect.connect_limit * START_FACTOR);
     }
-    // Workers carry the name that people know, which is unique in a run, into lists of processes and logs. Not one that
-    // holds the values of variables: they may be secrets, and everybody on the host may list its processes.
-    if spec.asked_id().is_none() && !settings.split('&').any(|setting| setting.starts_with("env.")) {
-        spec = spec.id(host.name());
+    // Workers carry the name that people see, which is unique in a run, into lists of processes and logs.
+    if spec.asked_id().is_none() {
+        spec = spec.id(label.name());
     }
     Ok(spec)
 }
@@ -112,7 +99,7 @@ mod tests {
 
     use super::*;
     use crate::hosts::error::Source;
-    use crate::hosts::{evaluate, groups::Groups};
+    use crate::hosts::{evaluate, groups::Groups, labels};
 
     #[derive(Debug, Parser)]
     struct Connect {
@@ -127,7 +114,7 @@ mod tests {
     fn texts(hosts: &str, line: &str) -> Vec<String> {
         let hosts = evaluate(hosts, Source::Argument, &Groups::default()).unwrap();
         let hosts: Vec<Host> = hosts.iter().cloned().collect();
-        specs(&hosts, &connect(line)).unwrap().iter().map(Spec::to_string).collect()
+        specs(&hosts, &labels(&hosts), &connect(line)).unwrap().iter().map(Spec::to_string).collect()
     }
 
     #[test]
@@ -142,12 +129,8 @@ mod tests {
             ]
         );
         assert_eq!(
-            texts("openssh://h", "-F /c -i /k"),
-            ["openssh://h?id=openssh%3A//h&start_limit=60s&config=/c&identity=/k"]
-        );
-        assert_eq!(
-            texts("ssh://h?env.TOKEN=secret", ""),
-            ["ssh://h?env.TOKEN=secret&start_limit=60s"],
+            texts("ssh://h?env.TOKEN=s3cret", ""),
+            ["ssh://h?id=ssh%3A//h%3Fenv.TOKEN%3D%E2%80%A6&env.TOKEN=s3cret&start_limit=60s"],
             "a value of a variable is no part of the id, which everybody there can see"
         );
         assert_eq!(texts("ssh://h?start_limit=3&id=x", ""), ["ssh://h?id=x&start_limit=3s"]);
@@ -173,7 +156,13 @@ mod tests {
     fn a_place_that_is_none_is_named() {
         let hosts = evaluate("nope://x", Source::Argument, &Groups::default()).unwrap();
         let hosts: Vec<Host> = hosts.iter().cloned().collect();
-        let error = specs(&hosts, &connect("")).unwrap_err().to_string();
+        let error = specs(&hosts, &labels(&hosts), &connect("")).unwrap_err().to_string();
         assert!(error.contains("nope://x"), "{error}");
+        for wrong in ["ssh://h?env.A=s3cret&nice=x", "ssh://h?env.A=s3cret%", "nope://x?env.A=s3cret"] {
+            let hosts = evaluate(wrong, Source::Argument, &Groups::default()).unwrap();
+            let hosts: Vec<Host> = hosts.iter().cloned().collect();
+            let error = specs(&hosts, &labels(&hosts), &connect("")).unwrap_err().to_string();
+            assert!(error.contains("env.A=…") && !error.contains("s3cret"), "{error}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod program;
 
 use program::Program;
+use rustix::process::Signal;
 
 #[test]
 fn a_table_shows_each_step_and_what_failed() {
@@ -74,4 +75,24 @@ fn objects_for_programs_say_the_same() {
     }
     assert_eq!(printed.last_line(), "2 ok, 1 unreachable", "{}", printed.err);
     program.wait_until_idle();
+}
+
+#[test]
+fn an_interrupted_check_says_what_it_knows() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let program = Program::alone();
+    program.home.write("config", &format!("Host silent\n  HostName 127.0.0.1\n  Port {port}\n"));
+    // One after another: what comes first is known when the second is connected to.
+    let running = program.start(&["check", "-f", "1", "-t", "1h", "-w", "local,silent,u"]);
+    let _connection = silent.accept().unwrap();
+    running.signal(Signal::INT);
+    let printed = running.end();
+    assert_eq!(printed.code, 130, "{printed:?}");
+    let rows: Vec<&str> = printed.out.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(rows, ["HOST", "local"], "{printed:?}");
+    assert_eq!(
+        printed.err,
+        "interrupted (1): silent\nnot started (1): u\n1 ok, 1 interrupted, 1 not started\n"
+    );
 }

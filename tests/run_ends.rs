@@ -60,13 +60,17 @@ fn a_second_interrupt_leaves_at_once_and_still_nothing_stays() {
 #[test]
 fn a_request_to_terminate_is_an_interrupt_with_its_own_code() {
     let program = Program::alone();
-    let mark = mark("term");
-    let mut running = program.start_marked(&["run", "-w", "2*local", STUBBORN], &mark);
-    running.wait_for("started");
-    running.wait_for("started");
-    running.signal(Signal::TERM);
-    assert_eq!(running.end().code, 143);
-    wait_until_none_has(&mark);
+    // A terminal that goes hangs up.
+    for (signal, name) in [(Signal::TERM, "term"), (Signal::HUP, "hup")] {
+        let mark = mark(name);
+        let mut running = program.start_marked(&["run", "-w", "2*local", STUBBORN], &mark);
+        running.wait_for("started");
+        running.wait_for("started");
+        running.signal(signal);
+        let printed = running.end();
+        assert_eq!((printed.code, printed.last_line()), (143, "2 interrupted"), "{printed:?}");
+        wait_until_none_has(&mark);
+    }
 }
 
 #[test]
@@ -91,6 +95,31 @@ fn a_command_past_its_limit_is_stopped_with_all_that_it_started() {
     assert_eq!(printed.code, 3, "{printed:?}");
     assert_eq!(printed.sorted(), ["n1: started", "n2: started"]);
     assert_eq!(printed.err, "timed out after 1s (2): n[1-2]\n2 timed out\n");
+    program.wait_until_idle();
+}
+
+/// Says something when it runs, and more when it is told to end.
+const LAST_WORDS: &str = "trap 'echo last words; echo more >&2; exit 0' TERM; echo started; \
+     while :; do sleep 1000 & wait; done";
+
+#[test]
+fn what_a_command_says_up_to_its_end_is_shown_when_its_time_is_up() {
+    let program = Program::with_hosts(1);
+    let printed = program.run(&["run", "-u", "1", "-w", "n1", LAST_WORDS]);
+    assert_eq!((printed.code, &*printed.out), (3, "n1: started\nn1: last words\n"), "{printed:?}");
+    assert_eq!(printed.err, "n1: more\ntimed out after 1s (1): n1\n1 timed out\n");
+    program.wait_until_idle();
+}
+
+#[test]
+fn what_a_command_says_up_to_its_end_is_shown_after_an_interrupt() {
+    let program = Program::with_hosts(1);
+    let mut running = program.start(&["run", "-w", "n1", LAST_WORDS]);
+    running.wait_for("started");
+    running.signal(Signal::INT);
+    let printed = running.end();
+    assert_eq!((printed.code, &*printed.out), (130, "n1: started\nn1: last words\n"), "{printed:?}");
+    assert!(printed.err.contains("n1: more\n"), "{printed:?}");
     program.wait_until_idle();
 }
 

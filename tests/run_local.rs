@@ -33,6 +33,20 @@ fn one_target_passes_its_code_and_its_signal_through() {
 }
 
 #[test]
+fn one_of_several_that_died_by_a_signal_is_3() {
+    let program = Program::alone();
+    let first = program.home.path().join("first");
+    let command = format!("mkdir {} 2>/dev/null && kill -9 $$; exit 5", first.display());
+    let printed = program.run(&["run", "-N", "-w", "3*local", &command]);
+    assert_eq!(printed.code, 3, "{printed:?}");
+    assert!(printed.err.starts_with("killed by SIGKILL (1): local#"), "{}", printed.err);
+    assert_eq!(printed.last_line(), "1 killed, 2 failed");
+    std::fs::remove_dir(&first).unwrap();
+    // A signal is a code too where the largest is asked for.
+    assert_eq!(program.run(&["run", "-S", "-w", "3*local", &command]).code, 137);
+}
+
+#[test]
 fn several_workers_of_one_machine_are_told_apart() {
     let program = Program::alone();
     let printed = program.run(&["run", "-w", "4*local", "echo", "hi"]);
@@ -80,6 +94,20 @@ fn an_input_that_stays_open_does_not_keep_the_program() {
 }
 
 #[test]
+fn an_input_that_cannot_be_read_is_not_the_hosts_fault() {
+    let program = Program::alone();
+    let command = ["run", "-w", "2*local", "cat; echo the end of it"];
+    let folder = std::fs::File::open("/").unwrap();
+    let output = program.command(&command).stdin(folder).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(70), &b""[..]), "{said}");
+    assert!(
+        said.starts_with("stopped (2): local#[1-2]: cannot read standard input: Is a directory"),
+        "{said}"
+    );
+}
+
+#[test]
 fn objects_for_programs_are_all_that_is_on_standard_output() {
     let program = Program::alone();
     let printed = program.run(&["run", "--json", "-w", "2*local", "printf 'a\\nb'; echo c >&2; exit 7"]);
@@ -93,6 +121,57 @@ fn objects_for_programs_are_all_that_is_on_standard_output() {
     }
     hosts.sort();
     assert_eq!(hosts, ["local#1", "local#2"]);
+}
+
+#[test]
+fn files_have_what_each_host_said() {
+    let program = Program::alone();
+    let (out, err) = (program.home.path().join("deep/out"), program.home.path().join("err"));
+    let command = "echo out; echo err >&2; printf end";
+    let folders = ["--outdir", out.to_str().unwrap(), "--errdir", err.to_str().unwrap()];
+    let run = |more: &[&str]| {
+        let printed =
+            program.run(&[&["run", "-q"], &folders[..], more, &["-w", "2*local", command]].concat());
+        assert_eq!((printed.code, &*printed.err), (0, "local#1: err\nlocal#2: err\n"), "{printed:?}");
+    };
+    let files = |folder: &std::path::Path| {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<(String, String)> = entries
+            .map(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (name, std::fs::read_to_string(path).unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    let both = |text: &str| ["local#1", "local#2"].map(|name| (name.to_owned(), text.to_owned()));
+    run(&[]);
+    assert_eq!((files(&out), files(&err)), (both("out\nend").into(), both("err\n").into()));
+    run(&[]);
+    assert_eq!(files(&out), both("out\nend"), "what was there is replaced");
+    run(&["--append"]);
+    assert_eq!((files(&out), files(&err)), (both("out\nendout\nend").into(), both("err\nerr\n").into()));
+    // A folder that cannot be made is known before anything is started.
+    let printed = program.run(&["run", "--outdir", "/dev/null/x", "-w", "local", "echo ran"]);
+    assert_eq!((printed.code, &*printed.out), (2, ""), "{printed:?}");
+    assert!(printed.err.starts_with("farcall: cannot write /dev/null/x: "), "{}", printed.err);
+}
+
+#[test]
+fn the_odd_one_is_shown_by_how_it_differs() {
+    let program = Program::alone();
+    let first = program.home.path().join("first");
+    let command = format!("echo a; mkdir {} 2>/dev/null && echo b || echo c; echo d", first.display());
+    let printed = program.run(&["run", "--diff", "-w", "3*local", &command]);
+    assert_eq!(printed.code, 0, "{printed:?}");
+    let lines: Vec<&str> = printed.out.lines().collect();
+    let usual = &lines[1];
+    assert!(["local#[2-3] (2)", "local#[1,3] (2)", "local#[1-2] (2)"].contains(usual), "{}", printed.out);
+    assert_eq!(lines[3..6], ["a", "c", "d"], "{}", printed.out);
+    assert_eq!(lines[6], format!("--- {usual}"), "{}", printed.out);
+    assert!(lines[7].starts_with("+++ local#"), "{}", printed.out);
+    assert_eq!(lines[9..], [" a", "-c", "+b", " d"], "{}", printed.out);
 }
 
 #[test]

@@ -102,6 +102,33 @@ fn options_of_ssh_mean_what_they_mean_there() {
 }
 
 #[test]
+fn a_new_key_is_kept_if_that_is_asked_for_and_a_changed_one_never() {
+    let program = Program::with_hosts(2);
+    let known = program.home.ssh("known_hosts");
+    let alias = |server: &Sshd| {
+        server.config("new1").replace("StrictHostKeyChecking yes\n", "").replace(
+            "UserKnownHostsFile ",
+            &format!("HostKeyAlias new1\n  UserKnownHostsFile {} ", known.display()),
+        )
+    };
+    program.home.write("config", &alias(&program.servers[0]));
+    let line = ["run", "-o", "StrictHostKeyChecking=accept-new", "-w", "new1", "echo in"];
+    let strict = ["run", "-w", "new1", "echo in"];
+    assert_eq!(program.run(&strict).code, 4, "by itself nothing is accepted");
+    let printed = program.run(&line);
+    assert_eq!((printed.code, &*printed.out), (0, "new1: in\n"), "{}", printed.err);
+    let kept = std::fs::read_to_string(&known).unwrap();
+    let key = program.servers[0].host_key(0).public().split(' ').nth(1).unwrap().to_owned();
+    assert!(kept.lines().count() == 1 && kept.contains(&key), "{kept}");
+    assert_eq!(program.run(&strict).code, 0, "it is known now");
+    program.home.write("config", &alias(&program.servers[1]));
+    let printed = program.run(&line);
+    assert_eq!((printed.code, &*printed.out), (4, ""), "{printed:?}");
+    assert!(printed.err.starts_with("host key (1): new1: "), "{}", printed.err);
+    assert_eq!(std::fs::read_to_string(&known).unwrap(), kept);
+}
+
+#[test]
 fn a_jump_host_leads_to_all() {
     let program = Program::with_hosts(3);
     let bastion = &program.servers[0];
@@ -179,4 +206,65 @@ fn the_worker_is_sent_once() {
     };
     assert!(has_help(env!("CARGO_BIN_EXE_farcall").as_ref()));
     assert!(!has_help(worker));
+}
+
+#[test]
+fn what_happens_on_the_hosts_is_traced_with_their_names() {
+    let program = Program::with_hosts(2);
+    let output =
+        program.command(&["run", "-w", "n[1-2]", "true"]).env("FARCALL_LOG", "trace").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let far: Vec<&str> = said.lines().filter(|line| line.contains("farcall::far")).collect();
+    for host in ["gateway=n1", "gateway=n2"] {
+        assert!(far.iter().any(|line| line.contains(host)), "{said}");
+    }
+    assert!(said.lines().any(|line| !line.contains("farcall::far") && line.contains("farcall")), "{said}");
+    let output =
+        program.command(&["run", "-w", "local", "true"]).env("FARCALL_LOG", "loud=er").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("FARCALL_LOG"), "{said}");
+}
+
+#[test]
+fn values_of_variables_are_shown_nowhere() {
+    let program = Program::with_hosts(1);
+    let files = program.home.path().join("files");
+    let hosts = "ssh://n1?env.TOKEN=s3cret-one,ssh://n1?env.TOKEN=s3cret-two";
+    // It has the value, and prints how the worker that started it is listed.
+    let command = "echo ${TOKEN#s3cret-}; tr '\\0' ' ' </proc/$PPID/cmdline";
+    let labels = ["ssh://n1?env.TOKEN=…#1", "ssh://n1?env.TOKEN=…#2"];
+    let line = ["run", "--outdir", files.to_str().unwrap(), "-w", hosts, command];
+    let printed = program.run(&line);
+    assert_eq!(printed.code, 0, "{printed:?}");
+    for (label, value) in labels.iter().zip(["one", "two"]) {
+        assert!(printed.out.contains(&format!("{label}: {value}\n")), "{printed:?}");
+        assert!(printed.out.contains(&format!(" id={label} ")), "{printed:?}");
+    }
+    let json = program.run(&["run", "--json", "-w", hosts, command]);
+    let failing = program.run(&["run", "-w", hosts, "exit 9"]);
+    assert_eq!(failing.err, format!("exit 9 (2): {}\n2 failed\n", labels.join(",")));
+    let dry = program.run(&["run", "--dry-run", "-w", hosts, "true"]);
+    let check = program.run(&["check", "-w", hosts]);
+    assert_eq!((json.code, dry.code, check.code), (0, 0, 0), "{json:?} {dry:?} {check:?}");
+    let wrong = program.run(&["run", "-w", "ssh://n1?env.TOKEN=s3cret&nice=s", "true"]);
+    let torn = program.run(&["run", "-w", "ssh://n1?env.TOKEN=s3cret&env.B=s3cret, n[1", "true"]);
+    assert_eq!((wrong.code, torn.code), (2, 2), "{wrong:?} {torn:?}");
+    for printed in [printed, json, failing, dry, check, wrong, torn] {
+        assert!(!printed.out.contains("s3cret") && !printed.err.contains("s3cret"), "{printed:?}");
+        assert!(printed.out.contains('…') || printed.err.contains('…'), "{printed:?}");
+    }
+    let mut names: Vec<_> = std::fs::read_dir(&files)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        labels.map(|label| label
+            .replace('/', "%2F")
+            .replace('?', "%3F")
+            .replace('=', "%3D")
+            .replace('…', "%E2%80%A6"))
+    );
 }

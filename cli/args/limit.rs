@@ -1,5 +1,6 @@
-//! Time limits as people write them: `30`, `30s`, `2m`, `1h30m`, `500ms`.
+//! Limits as people write them: numbers, and times such as `30`, `30s`, `2m`, `1h30m`, `500ms`.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 /// The longest limit: a year. Beyond it a number was meant as something else, and clocks would overflow.
@@ -72,6 +73,17 @@ pub(super) fn command_limit(text: &str) -> Result<Limit, LimitError> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// How many hosts at once.
+pub(super) fn at_once(text: &str) -> Result<NonZeroU16, &'static str> {
+    text.parse().map_err(|_| "write a number from 1 to 65535")
+}
+
+/// How many more attempts.
+pub(super) fn retries(text: &str) -> Result<u32, &'static str> {
+    const MOST: u32 = 100;
+    text.parse().ok().filter(|retries| *retries <= MOST).ok_or("write a number from 0 to 100")
 }
 
 /// A time limit, or none.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::connect::ConnectArgs;
-use super::limit::{Limit, command_limit};
+use super::limit::{Limit, at_once, command_limit, retries};
 use super::selection::HostArgs;
 use super::taken::refuse;
 
@@ -18,11 +18,12 @@ use super::taken::refuse;
 Exit codes, the first that holds:
   130, 143  interrupted
   2         usage, or no hosts matched
-  70        a fault of farcall itself
+  70        a fault of farcall itself, or standard input could not be read
   4         a host was unreachable, did not let us in, or could not start a worker
   3         a command ran out of time, or died by a signal
   1         some command failed
   0         all is well
+  141       nobody reads the output any more, as with `| head`
 With one host, it is the code of the command (128 and the number of a signal); with -S, the largest of all.
 
 Examples:
@@ -61,7 +62,8 @@ pub(crate) struct RunningArgs {
         value_name = "N",
         short_alias = 'j',
         visible_aliases = ["forks", "fanout", "jobs"],
-        default_value = "64"
+        default_value = "64",
+        value_parser = at_once
     )]
     pub(crate) at_once: NonZeroU16,
 
@@ -77,7 +79,7 @@ pub(crate) struct RunningArgs {
     pub(crate) command_limit: Limit,
 
     /// Try a host again, this many times, when its command could not be started
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = retries)]
     pub(crate) retries: u32,
 
     /// Give the command no input; otherwise standard input goes to every host, unless it is a terminal

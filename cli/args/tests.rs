@@ -98,6 +98,19 @@ fn names_that_mean_something_else_elsewhere_are_refused_with_ours() {
 }
 
 #[test]
+fn numbers_that_are_none_are_explained() {
+    for (line, expected) in [
+        ("-a -f 0 true", "write a number from 1 to 65535"),
+        ("-a -f many true", "write a number from 1 to 65535"),
+        ("-a --retries x true", "write a number from 0 to 100"),
+        ("-a --retries 101 true", "write a number from 0 to 100"),
+    ] {
+        let message = refused(line);
+        assert!(message.ends_with(expected), "{line}: {message}");
+    }
+}
+
+#[test]
 fn layouts_exclude_each_other() {
     let layouts = [
         ("-b", Layout::Gathered { with_stderr: false }),

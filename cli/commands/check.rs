@@ -1,6 +1,6 @@
 //! `farcall check`: the way to each host, step by step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,8 +17,8 @@ use crate::check_table::{Cell, Row, STEPS, table};
 use crate::environment::Environment;
 use crate::exit::{Ended, Exit, Interrupt};
 use crate::failure::not_opened;
-use crate::hosts::Host;
 use crate::hosts::select::read_groups;
+use crate::hosts::{Host, labels};
 use crate::interrupts::interrupts;
 use crate::outcome::{Failure, Outcome};
 use crate::output::summary;
@@ -37,31 +37,32 @@ pub(crate) fn run(args: &CheckArgs, environment: &Environment) -> Result<Exit, C
     let groups = read_groups(asked, &environment.usual_groups)?;
     let chosen = args.hosts.selection(&[]).resolve(&groups, io::stdin().lock())?;
     let hosts: Vec<Host> = chosen.iter().cloned().collect();
-    let specs = place::specs(&hosts, &args.connect)?;
+    let labels = labels(&hosts);
+    let specs = place::specs(&hosts, &labels, &args.connect)?;
     let ssh = place::ssh(&args.connect, environment);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;
-    let (found, interrupt) = runtime.block_on(async {
+    let checked = runtime.block_on(async {
         let interrupts = interrupts().map_err(CommandError::Runtime)?;
         let program = place::program(environment).map_err(CommandError::Program)?;
         Ok::<_, CommandError>(check_all(specs, ssh, program, args.at_once.get().into(), interrupts).await)
     })?;
     runtime.shutdown_background();
     prompt::restore();
-    show(&hosts, found, interrupt, args.json)
+    show(&labels, checked, args.json)
 }
 
 /// Shows the hosts that were checked, and what is wrong with them.
 fn show(
     hosts: &[Host],
-    mut found: BTreeMap<usize, Found>,
-    interrupt: Option<Interrupt>,
+    AllChecked { mut found, begun, interrupt }: AllChecked,
     json: bool,
 ) -> Result<Exit, CommandError> {
     let (mut rows, mut outcomes) = (Vec::new(), Vec::new());
     let mut out = io::BufWriter::new(io::stdout().lock());
     for (at, host) in hosts.iter().enumerate() {
         let (checked, outcome) = match found.remove(&at) {
+            None if begun.contains(&at) => (None, Outcome::Interrupted),
             None => (None, Outcome::NotStarted),
             Some(found) => {
                 let checked = Checked { row: found.row(host), took: found.ended - found.began };
@@ -97,35 +98,48 @@ struct Found {
     clock_ahead_ms: Option<i64>,
 }
 
-/// Checks so many at once, and says what was found by place in the list; an interrupt ends it early.
+/// What came of all checks; hosts are counted by their place in the list.
+struct AllChecked {
+    found: BTreeMap<usize, Found>,
+    /// Those whose check was begun.
+    begun: BTreeSet<usize>,
+    interrupt: Option<Interrupt>,
+}
+
+/// Checks so many at once; an interrupt ends it early.
 async fn check_all(
     specs: Vec<Spec>,
     ssh: SshOptions,
     program: Program,
     at_once: usize,
     mut interrupts: mpsc::Receiver<Interrupt>,
-) -> (BTreeMap<usize, Found>, Option<Interrupt>) {
+) -> AllChecked {
     let places = Arc::new(Semaphore::new(at_once));
+    let begun = Arc::new(Mutex::new(BTreeSet::new()));
     // Dropping it drops all that still runs.
     let mut checks = JoinSet::new();
     for (at, spec) in specs.into_iter().enumerate() {
         let (ssh, program, places) = (ssh.clone(), program.clone(), Arc::clone(&places));
+        let begun = Arc::clone(&begun);
         checks.spawn(async move {
             let _place = places.acquire().await.expect("it is never closed");
+            begun.lock().unwrap_or_else(PoisonError::into_inner).insert(at);
             (at, check(spec, ssh, program).await)
         });
     }
     let mut found = BTreeMap::new();
-    loop {
+    let interrupt = loop {
         tokio::select! {
-            Some(which) = interrupts.recv() => return (found, Some(which)),
+            Some(which) = interrupts.recv() => break Some(which),
             ended = checks.join_next() => match ended {
                 Some(Ok((at, one))) => drop(found.insert(at, one)),
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-                None => return (found, None),
+                None => break None,
             },
         }
-    }
+    };
+    let begun = std::mem::take(&mut *begun.lock().unwrap_or_else(PoisonError::into_inner));
+    AllChecked { found, begun, interrupt }
 }
 
 async fn check(spec: Spec, ssh: SshOptions, program: Program) -> Found {

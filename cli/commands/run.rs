@@ -16,7 +16,7 @@ use crate::args::run::{ColorChoice, Layout, RunArgs};
 use crate::environment::Environment;
 use crate::exit::{Ended, Exit, Interrupt};
 use crate::hosts::select::{SelectError, read_groups};
-use crate::hosts::{Host, fold};
+use crate::hosts::{Host, fold, labels};
 use crate::input::Input;
 use crate::interrupts::interrupts;
 use crate::output::{HostId, Options, Output, Progress, Screen};
@@ -26,7 +26,8 @@ use crate::run_loop::{Attempt, carry_out};
 use crate::run_plan::{AttemptEnd, Limits, RunPlan};
 use crate::runner::Runner;
 
-/// How long a stopped command may take to end: the worker's own grace of 2 s, and the way there and back.
+/// How long a stopped command may take to end: 2 s until it is killed, 1 s in which what it left behind may hold its output
+/// open, and the ways there and back.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// The pause before a host is tried again for the first time.
@@ -39,7 +40,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, CommandError> {
     let seed = RandomState::new().build_hasher().finish();
     let job = Job::new(args, environment, io::stdin().lock(), seed)?;
-    let specs = place::specs(&job.hosts, &job.connect)?;
+    let specs = place::specs(&job.hosts, &job.labels, &job.connect)?;
     // One thread decides and passes on; connections are driven, and output is shown, by threads of their own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;
@@ -53,7 +54,8 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Com
         };
         let program = place::program(environment).map_err(CommandError::Program)?;
         let ssh = place::ssh(&job.connect, environment);
-        let runner = Runner::new(specs, ssh, program, job.command.clone(), input);
+        let limit = job.connect.connect_limit;
+        let runner = Runner::new(specs, ssh, program, job.command.clone(), input, limit);
         let (attempts, finishes) = (runner.clone(), runner);
         job.run(
             move |attempt| attempts.clone().attempt(attempt),
@@ -75,6 +77,8 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Com
 pub(crate) struct Job {
     /// In natural order, each once.
     pub(crate) hosts: Arc<[Host]>,
+    /// What they are called wherever they are shown.
+    pub(crate) labels: Arc<[Host]>,
     /// What the shell there reads.
     pub(crate) command: OsString,
     /// Whether standard input goes to every host.
@@ -135,6 +139,7 @@ impl Job {
             progress: environment.stderr_is_terminal && !args.show.quiet,
             largest_code: args.running.largest_code,
             dry_run: args.running.dry_run,
+            labels: labels(&hosts),
             hosts,
         })
     }
@@ -165,7 +170,7 @@ impl Job {
         let progress =
             if self.progress { Progress::on_terminal(self.hosts.len()) } else { Progress::hidden() };
         let screen = Screen::new(out, err, self.color_out, self.color_err);
-        let output = Output::new(self.hosts, &self.options, screen, progress)?;
+        let output = Output::new(self.labels, &self.options, screen, progress)?;
         let end = carry_out(plan, output, runner, finished, interrupts).await?;
         Ok(Ended { outcomes: &end.outcomes, interrupt: end.interrupt, largest: self.largest_code }.exit())
     }
@@ -175,7 +180,7 @@ impl Job {
         let count = self.hosts.len();
         let hosts = if count == 1 { "host" } else { "hosts" };
         writeln!(out, "would run on {count} {hosts}, at most {} at once:", self.limits.at_once)?;
-        writeln!(out, "  {}", fold(self.hosts.iter()))?;
+        writeln!(out, "  {}", fold(self.labels.iter()))?;
         writeln!(out, "the command:")?;
         for line in crate::text::lines(&self.command.to_string_lossy()) {
             writeln!(out, "  {line}")?;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::label::masked;
 use super::{MAX_HOSTS, MAX_NAME};
 
 /// Where a text came from.
@@ -75,6 +76,8 @@ pub(crate) enum Problem {
     Braces,
     #[error("a host name cannot begin with '-'")]
     LeadingDash,
+    #[error("a port is given in the long form: ssh://{0}")]
+    Port(String),
     #[error("no copies asked for: write 1*local or more")]
     NoCopies,
     #[error("'@' needs the name of a group, such as @db")]
@@ -119,9 +122,12 @@ impl Place {
     /// Two lines that show the text and point at the part that is meant; a long text is cut around it.
     pub(crate) fn excerpt(&self) -> String {
         const AROUND: usize = 30;
-        let before: Vec<char> = self.text[..self.span.start].chars().collect();
-        let marked: Vec<char> = self.text[self.span.clone()].chars().take(AROUND).collect();
-        let after: Vec<char> = self.text[self.span.start..].chars().skip(marked.len()).collect();
+        // Character for character the same, but for values that may be secrets.
+        let text: Vec<char> = masked(&self.text).chars().collect();
+        let start = self.text[..self.span.start].chars().count();
+        let length = self.text[self.span.clone()].chars().count().min(AROUND);
+        let (before, rest) = text.split_at(start);
+        let (marked, after) = rest.split_at(length);
         let cut_before = before.len() > AROUND;
         let cut_after = after.len() > AROUND;
         let shown_before = &before[before.len().saturating_sub(AROUND)..];
@@ -132,7 +138,7 @@ impl Place {
         let line = format!(
             "{lead}{}{}{}{}",
             plain(shown_before),
-            plain(&marked),
+            plain(marked),
             plain(&after[..after.len().min(AROUND)]),
             if cut_after { "…" } else { "" },
         );

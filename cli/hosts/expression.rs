@@ -209,6 +209,14 @@ fn check_name(word: &str, full: bool) -> Result<(), pattern::Fault> {
     if word.starts_with('-') || word[host..].starts_with('-') {
         return Err((Problem::LeadingDash, 0..word.len())); // it would look like an option to some program
     }
+    // An address of version 6 has more colons, and kinds of places have a word before the colon and more than digits behind.
+    if let Some((name, port)) = word.split_once(':')
+        && !name.is_empty()
+        && !port.is_empty()
+        && port.bytes().all(|b| b.is_ascii_digit())
+    {
+        return Err((Problem::Port(word.to_owned()), name.len()..word.len()));
+    }
     for (at, c) in word.char_indices() {
         let problem = match c {
             '*' => Problem::Wildcard,

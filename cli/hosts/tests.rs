@@ -210,6 +210,7 @@ fn errors_say_where_and_what_to_write() {
         ("web{1..3}", "'..' is no range here: write brackets and a dash, such as web[1-20]", "{"),
         ("-oProxyCommand=x", "a host name cannot begin with '-'", "-oProxyCommand=x"),
         ("u@-oProxyCommand", "a host name cannot begin with '-'", "u@-oProxyCommand"),
+        ("a,me@web[1-2]:22", "a port is given in the long form: ssh://me@web[1-2]:22", ":22"),
         ("a;b", "';' cannot be part of a host name", ";"),
         ("a\u{1b}b", "'\\u{1b}' cannot be part of a host name", "\u{1b}"),
         ("@", "'@' needs the name of a group, such as @db", "@"),
