@@ -105,9 +105,9 @@ const LAST_WORDS: &str = "trap 'echo last words; echo more >&2; exit 0' TERM; ec
 #[test]
 fn what_a_command_says_up_to_its_end_is_shown_when_its_time_is_up() {
     let program = Program::with_hosts(1);
-    let printed = program.run(&["run", "-u", "1", "-w", "n1", LAST_WORDS]);
+    let printed = program.run(&["run", "-u", "3", "-w", "n1", LAST_WORDS]);
     assert_eq!((printed.code, &*printed.out), (3, "n1: started\nn1: last words\n"), "{printed:?}");
-    assert_eq!(printed.err, "n1: more\ntimed out after 1s (1): n1\n1 timed out\n");
+    assert_eq!(printed.err, "n1: more\ntimed out after 3s (1): n1\n1 timed out\n");
     program.wait_until_idle();
 }
 

@@ -132,7 +132,9 @@ fn files_have_what_each_host_said() {
     let run = |more: &[&str]| {
         let printed =
             program.run(&[&["run", "-q"], &folders[..], more, &["-w", "2*local", command]].concat());
-        assert_eq!((printed.code, &*printed.err), (0, "local#1: err\nlocal#2: err\n"), "{printed:?}");
+        let mut errors: Vec<&str> = printed.err.lines().collect();
+        errors.sort_unstable();
+        assert_eq!((printed.code, &errors[..]), (0, &["local#1: err", "local#2: err"][..]), "{printed:?}");
     };
     let files = |folder: &std::path::Path| {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
