@@ -303,6 +303,10 @@ async fn certificates_that_do_not_vouch() {
         if let Some(e) = refused {
             let text = e.to_string();
             assert!(text.contains("its certificate"), "{name}: {text}");
+            // The key in it is not to be trusted for itself.
+            let hint = e.hint().expect("a hint");
+            assert!(hint.contains("certificate") && !hint.contains(">>"), "{name}: {hint}");
+            assert_eq!(hint.contains("renewed"), !certify.validity.is_empty(), "{name}: {hint}");
             // The plain key is as good as ever.
             let known = format!(
                 "@cert-authority * {}\n{} {}\n",
@@ -405,6 +409,52 @@ async fn lists_of_revoked_keys() {
     scene.check(Case { name: settings, files: vec![known], settings, accepted: false }).await;
 }
 
+/// Binary lists, as `ssh-keygen -k` makes them.
+#[tokio::test]
+async fn binary_lists_of_revoked_keys() {
+    let scene =
+        Scene::new(Some(Certify { principals: "127.0.0.1", more: &["-z", "7"], ..Certify::default() }));
+    let known = format!("{} {}\n", scene.name(), scene.key.public());
+    let vouched = format!("@cert-authority * {}\n", scene.authority.0.public());
+    let list = scene.home.ssh("revoked");
+    let settings = format!("RevokedHostKeys {}", list.display());
+    let public = |key: &KeyPair| std::fs::read_to_string(key.public_path()).expect("made");
+    let (own, other, authority) = (public(&scene.key), public(&scene.other), public(&scene.authority.0));
+    for (specification, known, accepted) in [
+        ("", &known, true),
+        (&other, &known, true),
+        (&own, &known, false),
+        (&format!("sha256: {own}"), &known, false),
+        (&authority, &vouched, false),
+        ("serial: 6\n", &vouched, true),
+        ("serial: 5-9\n", &vouched, false),
+        ("id: farcall test\n", &vouched, false),
+    ] {
+        let from = scene.home.write("specification", specification);
+        let mut command = Command::new("ssh-keygen");
+        command.args(["-k", "-q", "-s"]).arg(scene.authority.0.public_path());
+        let made = command.arg("-f").args([&list, &from]).output().expect("ssh-keygen");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let refused = scene
+            .check(Case { name: specification, files: vec![known.clone()], settings: &settings, accepted })
+            .await;
+        let cause = refused.as_ref().and_then(LaunchError::cause).map(|cause| cause.downcast_ref());
+        match cause {
+            None => assert!(accepted),
+            Some(Some(HostKeyError::Revoked { file, .. })) => assert_eq!(*file, list),
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+    // A damaged one is no list.
+    let whole = std::fs::read(&list).expect("made");
+    std::fs::write(&list, &whole[..whole.len() - 1]).expect("ours");
+    let refused = scene
+        .check(Case { name: "damaged", files: vec![known], settings: &settings, accepted: false })
+        .await
+        .expect("an error");
+    assert!(refused.to_string().contains("cannot be used: it ends in the middle"), "{refused}");
+}
+
 /// What the error tells, and that doing as it says mends it.
 #[tokio::test]
 async fn an_error_says_what_it_saw_and_its_command_mends_it() {
@@ -432,22 +482,60 @@ async fn an_error_says_what_it_saw_and_its_command_mends_it() {
             error.cause().and_then(|cause| cause.downcast_ref::<HostKeyError>()).expect("a typed cause");
         match cause {
             HostKeyError::Unknown { shown, name: named, .. } => {
-                assert_eq!((&shown.fingerprint, named, line), (&fingerprint, &name, None));
+                assert_eq!((&*shown.fingerprint, named, line), (fingerprint.as_str(), &name, None));
             }
             HostKeyError::Changed { shown, file, line: at, .. } => {
-                assert_eq!((&shown.fingerprint, file, Some(*at)), (&fingerprint, &files[0], line));
+                assert_eq!((&*shown.fingerprint, file, Some(*at)), (fingerprint.as_str(), &files[0], line));
             }
             other => panic!("{other}"),
         }
         let message = error.to_string();
         assert!(message.contains(&fingerprint) && message.contains("known_0"), "{message}");
-        let command = error.hint().and_then(|hint| hint.split_once("run: ")).expect("a command").1;
-        assert!(
-            command.contains(&format!("ssh-keyscan -t ed25519 -p {} 127.0.0.1", scene.sshd.port())),
-            "{command}"
-        );
-        let done = Command::new("sh").args(["-c", command]).output().expect("a shell");
-        assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
-        reach("server", &options).await.unwrap_or_else(|e| panic!("{command} did not mend it: {e}"));
+        mend(&error);
+        reach("server", &options).await.unwrap_or_else(|e| panic!("not mended: {e}"));
+    }
+}
+
+/// Does as an error says.
+fn mend(error: &LaunchError) {
+    let command = error.hint().and_then(|hint| hint.split_once("run: ")).expect("a command").1;
+    let done = Command::new("sh").args(["-c", command]).output().expect("a shell");
+    assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Where a name is another's or hidden, and where nobody could ask the host for its key but through others.
+#[tokio::test]
+async fn an_errors_command_mends_it_also_for_hosts_that_cannot_be_scanned() {
+    let scene = Scene::new(None);
+    let jump = Sshd::start();
+    let proxy = format!(
+        "ProxyCommand bash -c 'exec 3<>/dev/tcp/127.0.0.1/{}; cat <&3 & exec cat >&3'",
+        scene.sshd.port()
+    );
+    let jump_key = jump.client_key().path().display();
+    let jump_known = scene.home.write("jump_known", &jump.known_hosts());
+    let hop = format!(
+        "ProxyJump jump\nHost jump\n  HostName 127.0.0.1\n  Port {}\n  IdentityFile {jump_key}\n  \
+         UserKnownHostsFile {}\n  GlobalKnownHostsFile none\n  IdentityAgent none\nHost server",
+        jump.port(),
+        jump_known.display()
+    );
+    for settings in ["HostKeyAlias nick", "HashKnownHosts yes", &proxy, &hop] {
+        // No file, an unfinished one, and one with another key.
+        for text in [String::new(), "x y z".into(), format!("* {}\n", scene.other.public())] {
+            let case = Case { name: settings, files: vec![text.clone()], settings, accepted: false };
+            let (options, files) = scene.configure("ours", &case);
+            if text.is_empty() {
+                std::fs::remove_dir_all(files[0].parent().expect("a folder")).expect("ours");
+            }
+            let error = reach("server", &options).await.expect_err("refused");
+            assert!(error.hint().expect("a hint").contains(files[0].to_str().expect("text")), "{error}");
+            mend(&error);
+            let written = std::fs::read_to_string(&files[0]).expect("by the command");
+            let line = written.lines().last().expect("a line");
+            assert!(line.ends_with(&format!(" {}", scene.key.public())), "{written}");
+            assert_eq!(line.starts_with("|1|"), settings.starts_with("Hash"), "{written}");
+            reach("server", &options).await.unwrap_or_else(|e| panic!("{settings}: not mended: {e}"));
+        }
     }
 }

@@ -11,6 +11,8 @@ use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 use super::algorithms::{self, KnownAlgorithms, NoneLeft};
 use super::config::{Config, Strictness};
 use super::known_hosts::{KnownHosts, Place, Standing, name_with_port};
+use super::krl;
+use super::remedy::Whereabouts;
 use super::remember::{self, Remembered};
 
 /// Why a server's key was not accepted.
@@ -88,9 +90,11 @@ fn at(file: &Path, line: &Option<usize>) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShownKey {
     /// Its type, such as `ssh-ed25519`.
-    pub kind: String,
+    pub kind: Box<str>,
     /// Its fingerprint, `SHA256:` with base64.
-    pub fingerprint: String,
+    pub fingerprint: Box<str>,
+    /// The key itself in base64, as known hosts files have it.
+    pub key: Box<str>,
 }
 
 impl fmt::Display for ShownKey {
@@ -101,7 +105,12 @@ impl fmt::Display for ShownKey {
 
 impl ShownKey {
     fn of(key: &KeyData) -> Self {
-        Self { kind: key.algorithm().to_string(), fingerprint: key.fingerprint(HashAlg::Sha256).to_string() }
+        let text = PublicKey::new(key.clone(), "").to_openssh().unwrap_or_default();
+        Self {
+            kind: key.algorithm().to_string().into(),
+            fingerprint: key.fingerprint(HashAlg::Sha256).to_string().into(),
+            key: text.split(' ').nth(1).unwrap_or_default().into(),
+        }
     }
 }
 
@@ -150,8 +159,6 @@ pub(crate) struct HostKeys {
     bare: Option<String>,
     /// Against which a certificate's names are compared.
     principal: String,
-    /// For the remedy: where a scan would reach the host, if it can be reached directly.
-    scan: Option<(String, u16)>,
     files: Vec<PathBuf>,
     user_file: Option<PathBuf>,
     hash_names: bool,
@@ -162,8 +169,6 @@ pub(crate) struct HostKeys {
 
 impl HostKeys {
     pub(crate) fn new(config: &Config) -> Result<Self, NoneLeft> {
-        let direct =
-            config.host_key_alias.is_none() && config.jumps.is_empty() && config.proxy_command.is_none();
         let (name, bare) = match &config.host_key_alias {
             Some(alias) => (alias.clone(), None),
             None if config.port == 22 => (name_with_port(&config.host, 22), None),
@@ -173,7 +178,6 @@ impl HostKeys {
             name,
             bare,
             principal: config.host_key_alias.clone().unwrap_or_else(|| config.host.to_ascii_lowercase()),
-            scan: direct.then(|| (config.host.clone(), config.port)),
             files: config.user_known_hosts.iter().chain(&config.global_known_hosts).cloned().collect(),
             user_file: config.user_known_hosts.first().cloned(),
             hash_names: config.hash_known_hosts,
@@ -304,27 +308,24 @@ impl HostKeys {
         let Some(file) = &self.revoked_file else { return Ok(()) };
         let unusable = |reason: String| HostKeyError::RevocationList { file: file.clone(), reason };
         let text = std::fs::read(file).map_err(|e| unusable(e.to_string()))?;
-        if text.starts_with(b"SSHKRL\n\0") {
-            return Err(unusable(
-                "binary lists are not supported, name a text file with a key a line".into(),
-            ));
+        let revoked = |line| {
+            let (name, shown) = (self.name.clone(), ShownKey::of(key));
+            Err(HostKeyError::Revoked { name, shown, file: file.clone(), line })
+        };
+        if krl::is_krl(&text) {
+            let named = krl::revokes(&text, key, certificate).map_err(|e| unusable(e.to_string()))?;
+            return if named { revoked(None) } else { Ok(()) };
         }
         for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let revoked =
+            let listed =
                 PublicKey::from_openssh(line).map_err(|_| unusable(format!("line {}", number + 1)))?;
-            let revoked = revoked.key_data();
-            if revoked == key || certificate.is_some_and(|certificate| certificate.signature_key() == revoked)
-            {
-                return Err(HostKeyError::Revoked {
-                    name: self.name.clone(),
-                    shown: ShownKey::of(key),
-                    file: file.clone(),
-                    line: Some(number + 1),
-                });
+            let listed = listed.key_data();
+            if listed == key || certificate.is_some_and(|certificate| certificate.signature_key() == listed) {
+                return revoked(Some(number + 1));
             }
         }
         Ok(())
@@ -357,77 +358,20 @@ impl HostKeys {
         })
     }
 
-    /// The command that makes the key known, for a person who has compared the fingerprint.
+    /// What a person can do about `error`.
     pub(crate) fn remedy(&self, error: &HostKeyError) -> Option<String> {
-        let command = self.command(error)?;
-        let bad = KnownHosts::read(&self.files, &self.name).bad;
-        let notes: String =
-            bad.iter().map(|bad| format!("{}:{} cannot be read; ", bad.file.display(), bad.line)).collect();
-        // The command comes last, so that it can be copied to the end of the line.
-        Some(notes + &command)
-    }
-
-    fn command(&self, error: &HostKeyError) -> Option<String> {
-        let file = self.user_file.as_ref()?;
-        match error {
-            HostKeyError::Unknown { shown, .. } => {
-                Some(format!("if that fingerprint is the host's, run: {}", self.add_command(file, shown)))
-            }
-            HostKeyError::Changed { shown, file: at, line, .. } => {
-                let known = KnownHosts::read(std::slice::from_ref(at), &self.name);
-                let literal = known.keys.iter().any(|k| k.place.line == *line && k.place.literal);
-                let remove = if literal {
-                    format!("ssh-keygen -R {} -f {}", quote(&self.name), quote(&at.to_string_lossy()))
-                } else {
-                    // A line with wildcards is not found by name.
-                    format!("sed -i {line}d {}", quote(&at.to_string_lossy()))
-                };
-                let add = self.add_command(file, shown);
-                Some(format!("if the host was given that new key, run: {remove} && {add}"))
-            }
-            _ => None,
-        }
-    }
-
-    fn add_command(&self, file: &Path, shown: &ShownKey) -> String {
-        let file = quote(&file.to_string_lossy());
-        let kind = match shown.kind.as_str() {
-            "ssh-ed25519" => "ed25519",
-            kind if kind.starts_with("ecdsa-") => "ecdsa",
-            _ => "rsa",
+        let known = Whereabouts {
+            name: &self.name,
+            principal: &self.principal,
+            files: &self.files,
+            user_file: self.user_file.as_deref(),
+            hash_names: self.hash_names,
         };
-        match &self.scan {
-            Some((host, 22)) => format!("ssh-keyscan -t {kind} {} >> {file}", quote(host)),
-            Some((host, port)) => format!("ssh-keyscan -t {kind} -p {port} {} >> {file}", quote(host)),
-            // A scan would not get there, or would write another name: ssh itself asks and remembers.
-            None => "ssh -o StrictHostKeyChecking=ask to this host once".to_owned(),
-        }
+        known.remedy(error)
     }
 }
 
 enum Refusal {
     Revoked(Place),
     Problem(CertificateProblem),
-}
-
-/// Quotes a word for a POSIX shell where it needs that.
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-~:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_for_a_shell() {
-        assert_eq!(quote("/root/.ssh/known_hosts"), "/root/.ssh/known_hosts");
-        assert_eq!(quote("[a]:22"), "'[a]:22'");
-        assert_eq!(quote("it's"), "'it'\\''s'");
-        assert_eq!(quote(""), "''");
-    }
 }

@@ -7,7 +7,7 @@
 //! ConnectTimeout, ServerAliveInterval and ServerAliveCountMax, Compression; IdentityFile, CertificateFile,
 //! IdentitiesOnly, IdentityAgent, PreferredAuthentications, PubkeyAuthentication, PasswordAuthentication,
 //! KbdInteractiveAuthentication, NumberOfPasswordPrompts, BatchMode; UserKnownHostsFile, GlobalKnownHostsFile,
-//! StrictHostKeyChecking (`ask` means `yes`: nobody is asked), HostKeyAlias, HashKnownHosts, RevokedHostKeys (text),
+//! StrictHostKeyChecking (`ask` means `yes`: nobody is asked), HostKeyAlias, HashKnownHosts, RevokedHostKeys,
 //! CASignatureAlgorithms; HostKeyAlgorithms, KexAlgorithms, Ciphers, MACs. Other ways of authenticating, such as
 //! Kerberos and keys in hardware without an agent, are the system `ssh`'s, which can be used as a command instead; so is
 //! KnownHostsCommand, which is an error here.
@@ -31,10 +31,12 @@ mod identity;
 mod jumps;
 mod keyring;
 mod known_hosts;
+mod krl;
 mod options;
 mod pattern;
 mod prompt;
 mod pump;
+mod remedy;
 mod remember;
 mod resolve;
 mod session;

@@ -54,7 +54,7 @@ pub(crate) fn append(
             return Ok(Remembered::Contradicted(other.place.clone()));
         }
     }
-    let hosts = if hash { hashed(name)? } else { name.to_owned() };
+    let hosts = hosts(name, hash)?;
     let plain = PublicKey::new(key.key_data().clone(), "").to_openssh().map_err(io::Error::other)?;
     let mut line = format!("{hosts} {}\n", plain.trim_end());
     if !ends_with_newline(&mut open)? {
@@ -65,7 +65,11 @@ pub(crate) fn append(
     Ok(Remembered::Now)
 }
 
-fn hashed(name: &str) -> io::Result<String> {
+/// How a line names its host: as it is, or hidden.
+pub(crate) fn hosts(name: &str, hash: bool) -> io::Result<String> {
+    if !hash {
+        return Ok(name.to_owned());
+    }
     let mut salt = [0; 20];
     getrandom::fill(&mut salt).map_err(io::Error::other)?;
     Ok(HostPatterns::HashedName { salt: salt.to_vec(), hash: hash_name(&salt, name) }.to_string())
