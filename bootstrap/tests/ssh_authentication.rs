@@ -108,6 +108,47 @@ async fn usual_files_in_the_home_folder() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_signatures_that_the_configuration_accepts_are_made() {
+    let home = TempHome::new();
+    let (ed25519, rsa) = (home.key("ed25519", KeyKind::Ed25519), home.key("rsa", KeyKind::Rsa));
+    let sshd = Sshd::builder().authorize(&ed25519).authorize(&rsa).option("LogLevel DEBUG1").start();
+    for (key, list, made) in [
+        (&ed25519, "ssh-ed25519", Some("ssh-ed25519")),
+        (&ed25519, "ssh-*", Some("ssh-ed25519")),
+        (&ed25519, "+ssh-rsa", Some("ssh-ed25519")),
+        (&ed25519, "-ssh-ed25519", None),
+        (&ed25519, "ssh-ed25519-cert-v01@openssh.com", None),
+        (&rsa, "rsa-sha2-256", Some("rsa-sha2-256")),
+        (&rsa, "^rsa-sha2-256", Some("rsa-sha2-256")),
+        (&rsa, "-rsa-sha2-256", Some("rsa-sha2-512")),
+        (&rsa, "ssh-ed25519,ecdsa-*", None),
+    ] {
+        let settings = format!(
+            " IdentityFile {}\n IdentitiesOnly yes\n IdentityAgent none\n PubkeyAcceptedAlgorithms {list}",
+            key.path().display()
+        );
+        let options = options(&home, &block(&sshd, &settings));
+        let ConfigFiles::Only(file) = &options.files else { unreachable!("set above") };
+        let logged = |text: &str| sshd.log().iter().filter(|line| line.contains(text)).count();
+        let line = made.map(|name| format!("pkalg {name} "));
+        let theirs = system_ssh(file, "server", &[]);
+        assert_eq!(theirs.status.success(), made.is_some(), "{list}");
+        for options in [options.clone(), SshOptions { program: None, ..options.clone() }] {
+            let before = line.as_ref().map_or(0, |line| logged(line));
+            let ours = reach("server", &options).await;
+            assert_eq!(class(&ours), made.is_none().then_some(Class::Auth), "{list}: {ours:?}");
+            match (&line, ours) {
+                (Some(line), _) => sshd.wait_for_log(line, before + 1),
+                (None, Err(error)) => {
+                    assert!(error.to_string().contains("PubkeyAcceptedAlgorithms"), "{error}")
+                }
+                (None, Ok(_)) => unreachable!("compared above"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_signs() {
     let home = TempHome::new();
     let agent = SshAgent::start();

@@ -3,6 +3,7 @@
 mod ssh_client;
 
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use farcall_bootstrap::ssh::{ConfigFiles, SshOptions, SshTarget, connect};
 use farcall_bootstrap::{Class, Step};
@@ -145,6 +146,77 @@ async fn what_only_the_program_can_do_is_said_with_the_way_to_have_it() {
     assert!(!error.to_string().contains("openssh://"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_reach_commands_as_far_as_the_server_accepts_them() {
+    let home = TempHome::new();
+    let sshd = Sshd::builder().option("AcceptEnv LANG LC_* SET_*").start();
+    let config = format!(
+        "{}  SetEnv SET_ONE=1 \"SET_TWO=a b\" LANG=set OTHER=set\n  SetEnv SET_LATE=never\n  SendEnv LANG LC_*\n  \
+         SendEnv SET_* OTHER\n  SendEnv -LC_A*\n",
+        sshd.config("server")
+    );
+    let environment = ["LANG", "LC_TIME", "LC_ALL", "SET_TWO", "SET_SENT", "SET_LATE", "OTHER", "OWN"]
+        .map(|name| (name.to_owned(), format!("sent {name}")));
+    let command = "echo \"$SET_ONE|$SET_TWO|$LANG|$LC_TIME|$LC_ALL|$SET_SENT|$SET_LATE|$OTHER|$OWN\"";
+    let theirs = Command::new("ssh")
+        .arg("-F")
+        .arg(home.write("theirs", &config))
+        .args(["server", command])
+        .envs(environment.clone())
+        .output()
+        .expect("ssh must be installed (openssh-client)");
+    let theirs = String::from_utf8(theirs.stdout).expect("text");
+    // What is taken back is a pattern that was given, not a name that one selects.
+    assert_eq!(theirs, "1|a b|set|sent LC_TIME|sent LC_ALL|sent SET_SENT|sent SET_LATE||\n");
+    for options in both_ways(&options(&home, &config)) {
+        let options = SshOptions { environment: environment.clone().into(), ..options };
+        let session = reach("server", &options).await.expect("let in");
+        assert_eq!(printed(&session, command).await, theirs);
+        // Each command has a channel of its own.
+        assert_eq!(printed(&session, command).await, theirs);
+    }
+    let wrong = format!("{}  SetEnv hunter2\n", sshd.config("server"));
+    for options in both_ways(&options(&home, &wrong)) {
+        let error = reach("server", &options).await.expect_err("no variable");
+        assert_eq!(error.step(), Step::Config);
+    }
+}
+
+/// Text that is logged.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_forwarded_is_warned_of() {
+    let (home, sshd) = (TempHome::new(), Sshd::start());
+    for (setting, warned) in [("yes", true), ("no", false), ("/another/agent", true)] {
+        let config = format!("{}  ForwardAgent {setting}\n", sshd.config("server"));
+        for options in both_ways(&options(&home, &config)) {
+            let said = Said::default();
+            let writer = said.clone();
+            let level = tracing::Level::WARN;
+            let log = tracing_subscriber::fmt().with_max_level(level).with_writer(move || writer.clone());
+            let _logging = tracing::subscriber::set_default(log.finish());
+            reach("server", &options).await.expect("let in all the same");
+            let said = String::from_utf8(said.0.lock().expect("not poisoned").clone()).expect("text");
+            let named =
+                said.contains("ForwardAgent") && said.contains("server") && said.contains("openssh://");
+            assert_eq!(named, warned, "{setting}: {said}");
+        }
+    }
+}
+
 /// Our parser against the program, on configurations made to differ where parsers differ.
 #[test]
 fn our_parser_agrees_with_the_program() {
@@ -171,6 +243,8 @@ fn our_parser_agrees_with_the_program() {
         "IdentityFile ~/one\nHost a\n  IdentityFile /two\nHost *\n  IdentityFile ~/one\nIdentitiesOnly yes\n",
         "PreferredAuthentications publickey,password\nPasswordAuthentication no\nNumberOfPasswordPrompts 1\n",
         "HostKeyAlias Web\nRevokedHostKeys /etc/revoked\nAddressFamily inet\n",
+        "Host a\n  SendEnv LANG LC_*\n  SetEnv A=1 \"B=2 3\"\nHost *\n  SendEnv X -LC_*\n  SetEnv C=4\n",
+        "PubkeyAcceptedKeyTypes ssh-ed25519,rsa-sha2-512\n",
     ];
     for text in configs {
         // What both make of it shows in how they would connect.

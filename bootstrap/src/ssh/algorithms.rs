@@ -6,6 +6,7 @@ use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
 use russh::{Preferred, cipher, compression, kex, mac};
 
 use super::config::{AlgorithmSettings, Config};
+use super::pattern::{self, list_matches};
 
 /// Key exchange, post-quantum first.
 const KEX: &[kex::Name] = &[
@@ -162,6 +163,48 @@ pub(crate) fn ca_signatures(settings: &AlgorithmSettings) -> Result<Vec<Algorith
     choose("CASignatureAlgorithms", settings.ca_signature.as_deref(), HOST_KEYS, parse)
 }
 
+/// Which signatures the configuration lets keys make (`PubkeyAcceptedAlgorithms`); all that we can make where it says nothing.
+pub(crate) struct AcceptedKeys<'a>(Option<&'a str>);
+
+impl<'a> AcceptedKeys<'a> {
+    pub(crate) fn of(settings: &'a AlgorithmSettings) -> Self {
+        Self(settings.public_key.as_deref())
+    }
+
+    /// Whether a signature of this name may be made. RSA goes by the hash, certificates have names of their own.
+    fn allows(&self, name: &str) -> bool {
+        match self.0.map(|list| (list.split_at_checked(1), list)) {
+            // All of ours are usual ones, so there is nothing to add to them.
+            None | Some((Some(("+" | "^", _)), _)) => true,
+            Some((Some(("-", rest)), _)) => !list_matches(rest.split(',').map(str::trim), name),
+            Some((_, list)) => list_matches(list.split(',').map(str::trim), name),
+        }
+    }
+
+    /// Whether a key other than RSA, or a certificate of it, may be used.
+    pub(crate) fn allows_key(&self, key: &Algorithm, certified: bool) -> bool {
+        self.allows(&key_name(key, certified))
+    }
+
+    /// The hashes that an RSA key may sign with, best first.
+    pub(crate) fn rsa_hashes(&self, certified: bool) -> Vec<HashAlg> {
+        let name = |hash: &HashAlg| key_name(&Algorithm::Rsa { hash: Some(*hash) }, certified);
+        let mut hashes = vec![HashAlg::Sha512, HashAlg::Sha256];
+        hashes.retain(|hash| self.allows(&name(hash)));
+        if let Some(list) = self.0.filter(|list| !list.starts_with(['+', '-'])) {
+            let wishes: Vec<&str> = list.trim_start_matches('^').split(',').map(str::trim).collect();
+            hashes.sort_by_key(|hash| {
+                wishes.iter().position(|wish| pattern::matches(wish, &name(hash))).unwrap_or(usize::MAX)
+            });
+        }
+        hashes
+    }
+}
+
+fn key_name(key: &Algorithm, certified: bool) -> String {
+    if certified { key.to_certificate_type() } else { key.to_string() }
+}
+
 /// Has a name by which a configuration lists it.
 trait Named {
     fn named(&self, pattern: &str) -> bool;
@@ -249,6 +292,39 @@ mod tests {
         assert_eq!(ciphers("+aes128-cbc").expect("all").len(), usual.len() + 1);
         assert_eq!(ciphers("-aes*").expect("one"), ["chacha20-poly1305@openssh.com"]);
         assert!(ciphers("unknown").is_err() && ciphers("-*").is_err());
+    }
+
+    #[test]
+    fn signatures_that_keys_may_make() {
+        let settings = |list: &str| AlgorithmSettings { public_key: Some(list.into()), ..Default::default() };
+        let hashes = |list: &str, certified| AcceptedKeys::of(&settings(list)).rsa_hashes(certified);
+        let ed25519 = |list: &str, certified| {
+            AcceptedKeys::of(&settings(list)).allows_key(&Algorithm::Ed25519, certified)
+        };
+        let (both, other) = ([HashAlg::Sha512, HashAlg::Sha256], [HashAlg::Sha256, HashAlg::Sha512]);
+        let silent = AlgorithmSettings::default();
+        assert!(AcceptedKeys::of(&silent).allows_key(&Algorithm::Ed25519, true));
+        assert_eq!(AcceptedKeys::of(&silent).rsa_hashes(false), both);
+        for (list, plain, certified) in [
+            ("ssh-ed25519", true, false),
+            ("ssh-ed25519*", true, true),
+            ("rsa-*, ssh-ed25519-cert-v01@openssh.com", false, true),
+            ("*,!ssh-ed25519", false, true),
+            ("-ssh-ed25519", false, true),
+            ("-ecdsa-*,ssh-ed25519*", false, false),
+            ("+ssh-rsa", true, true),
+            ("^ssh-rsa", true, true),
+        ] {
+            assert_eq!((ed25519(list, false), ed25519(list, true)), (plain, certified), "{list}");
+        }
+        assert_eq!(hashes("rsa-sha2-256,rsa-sha2-512", false), other);
+        assert_eq!(hashes("^rsa-sha2-256", false), other);
+        assert_eq!(hashes("rsa-*", false), both);
+        assert_eq!(hashes("-rsa-sha2-512", false), [HashAlg::Sha256]);
+        assert_eq!(hashes("-rsa-sha2-512", true), both);
+        assert_eq!(hashes("rsa-sha2-256", true), []);
+        assert_eq!(hashes("rsa-sha2-512-cert-v01@openssh.com", true), [HashAlg::Sha512]);
+        assert_eq!(hashes("ssh-ed25519", false), []);
     }
 
     #[test]

@@ -7,10 +7,11 @@ use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse};
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
 use russh::keys::ssh_key::private::KeypairData;
-use russh::keys::{self, HashAlg, PrivateKey, signature};
+use russh::keys::{self, Algorithm, HashAlg, PrivateKey, signature};
 use russh::{MethodKind, MethodSet, SendError, Signer};
 use tokio::net::UnixStream;
 
+use super::algorithms::AcceptedKeys;
 use super::clock::{Clock, Late};
 use super::config::{Config, Method, SYSTEM_SSH};
 use super::handler::{Client, SharedReport};
@@ -254,21 +255,17 @@ impl Conversation<'_> {
             (Shown::Locked, SignedBy::Agent(_)) => return Ok(Outcome::Skipped),
             (shown, _) => shown,
         };
-        let is_rsa = match &shown {
-            Shown::Key(key) => key.algorithm().is_rsa(),
-            Shown::Certificate(certificate) => certificate.algorithm().is_rsa(),
-            Shown::Locked => false,
+        let (algorithm, certified) = match &shown {
+            Shown::Key(key) => (key.algorithm(), false),
+            Shown::Certificate(certificate) => (certificate.algorithm(), true),
+            Shown::Locked => return Ok(Outcome::Skipped),
         };
-        let hash = if is_rsa {
-            match self.rsa_hash().await? {
-                Some(hash) => Some(hash),
-                None => {
-                    self.problems.push(format!("{label}: the server takes RSA keys with SHA-1 only"));
-                    return Ok(Outcome::Skipped);
-                }
+        let hash = match self.hash_for(&algorithm, certified).await? {
+            Ok(hash) => hash,
+            Err(reason) => {
+                self.problems.push(format!("{label}: {reason}"));
+                return Ok(Outcome::Skipped);
             }
-        } else {
-            None
         };
         self.tried.push(label.clone());
         let user = self.config.user.clone();
@@ -299,6 +296,29 @@ impl Conversation<'_> {
                 Ok(Outcome::Skipped)
             }
         }
+    }
+
+    /// The hash that a key signs with, which RSA leaves open; or why it may not be used.
+    async fn hash_for(
+        &mut self,
+        key: &Algorithm,
+        certified: bool,
+    ) -> Result<Result<Option<HashAlg>, &'static str>, AuthError> {
+        const FORBIDDEN: &str = "PubkeyAcceptedAlgorithms does not allow a key of its kind";
+        let accepted = AcceptedKeys::of(&self.config.algorithms);
+        if !matches!(key, Algorithm::Rsa { .. }) {
+            return Ok(if accepted.allows_key(key, certified) { Ok(None) } else { Err(FORBIDDEN) });
+        }
+        let hashes = accepted.rsa_hashes(certified);
+        let Some(&first) = hashes.first() else { return Ok(Err(FORBIDDEN)) };
+        let hash = match self.rsa_hash().await? {
+            None => Err("the server takes RSA keys with SHA-1 only"),
+            // Who knows the better one knows the other.
+            Some(HashAlg::Sha512) => Ok(first),
+            Some(only) if hashes.contains(&only) => Ok(only),
+            Some(_) => Err("PubkeyAcceptedAlgorithms does not allow the signature that the server takes"),
+        };
+        Ok(hash.map(Some))
     }
 
     async fn rsa_hash(&mut self) -> Result<Option<HashAlg>, AuthError> {

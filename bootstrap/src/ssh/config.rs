@@ -10,6 +10,7 @@ use super::config_program;
 use super::expand::{ExpandError, Tokens, account};
 use super::options::{ConfigFiles, SshOptions, SshTarget};
 use super::resolve::Family;
+use super::variables::Variables;
 use crate::error::{Class, LaunchError, Step};
 
 /// Settings as they were read: each keyword in lower case, with its values, each of them cut into words.
@@ -62,6 +63,9 @@ pub(crate) struct Config {
     /// Ways of authenticating that the configuration asks for and that only the `ssh` program knows.
     pub foreign: Vec<&'static str>,
     pub algorithms: AlgorithmSettings,
+    pub variables: Variables,
+    /// Whether an agent is to be forwarded, which is not done here.
+    pub forward_agent: bool,
 }
 
 /// Lists of algorithms by name; `None` where the configuration leaves the choice to us.
@@ -72,6 +76,7 @@ pub(crate) struct AlgorithmSettings {
     pub cipher: Option<String>,
     pub mac: Option<String>,
     pub ca_signature: Option<String>,
+    pub public_key: Option<String>,
 }
 
 /// A way of authenticating.
@@ -319,7 +324,15 @@ impl Config {
                 cipher: get.text("ciphers").map(str::to_owned),
                 mac: get.text("macs").map(str::to_owned),
                 ca_signature: get.text("casignaturealgorithms").map(str::to_owned),
+                public_key: get
+                    .text("pubkeyacceptedalgorithms")
+                    .or_else(|| get.text("pubkeyacceptedkeytypes"))
+                    .map(str::to_owned),
             },
+            variables: Variables::read(get.words("setenv"), get.words("sendenv"))
+                .map_err(|reason| bad("SetEnv", &reason))?,
+            // The name of another agent's socket means yes too.
+            forward_agent: get.text("forwardagent").is_some_and(|text| !matches!(text, "no" | "false")),
             jumps: jump.map(parse_jumps).transpose()?.unwrap_or_default(),
             proxy_command,
             original: target.host.clone(),
@@ -420,6 +433,10 @@ struct Settings<'a> {
 impl Settings<'_> {
     fn text(&self, keyword: &str) -> Option<&str> {
         self.raw.get(keyword)?.first()?.first().map(String::as_str)
+    }
+
+    fn words(&self, keyword: &str) -> impl Iterator<Item = &String> {
+        self.raw.get(keyword).into_iter().flatten().flatten()
     }
 
     fn flag(&self, keyword: &'static str, usual: bool) -> Result<bool, ConfigError> {

@@ -152,6 +152,7 @@ impl Parser {
                 "kbdinteractiveauthentication"
             }
             "dsaauthentication" => "pubkeyauthentication",
+            "pubkeyacceptedkeytypes" => "pubkeyacceptedalgorithms",
             other => other,
         };
         // Whichever of the two comes first excludes the other.
@@ -164,7 +165,7 @@ impl Parser {
             return;
         }
         let values = self.raw.entry(keyword.to_owned()).or_default();
-        let accumulates = matches!(keyword, "identityfile" | "certificatefile");
+        let accumulates = matches!(keyword, "identityfile" | "certificatefile" | "sendenv");
         if (accumulates && !values.contains(&words)) || values.is_empty() {
             values.push(words);
         }

@@ -45,7 +45,15 @@ pub(crate) async fn ask(
     let Some(mut settings) = settings? else { return Ok(None) };
     let Some(defaults) = defaults? else { return Ok(None) };
     // ssh prints its own lists of algorithms where the configuration has none. Those are not wishes of the user.
-    for keyword in ["kexalgorithms", "hostkeyalgorithms", "ciphers", "macs", "casignaturealgorithms"] {
+    for keyword in [
+        "kexalgorithms",
+        "hostkeyalgorithms",
+        "ciphers",
+        "macs",
+        "casignaturealgorithms",
+        "pubkeyacceptedalgorithms",
+        "pubkeyacceptedkeytypes",
+    ] {
         if settings.get(keyword) == defaults.get(keyword) {
             settings.remove(keyword);
         }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::algorithms::{self, NoneLeft};
 use super::auth::{self, AuthError};
 use super::clock::{Clock, Late};
-use super::config::{self, Config};
+use super::config::{self, Config, SYSTEM_SSH};
 use super::dial::{self, DialFailure, Dialed};
 use super::ending::Ending;
 use super::exec::tunnel;
@@ -55,6 +55,9 @@ const READ_BUFFER: usize = 32 << 10;
 /// ```
 pub async fn connect(target: &SshTarget, options: &SshOptions) -> Result<Session, LaunchError> {
     let config = config::effective(target, options).await?;
+    if config.forward_agent {
+        tracing::warn!(host = %target, "ForwardAgent is set, but no agent is forwarded: {SYSTEM_SSH}");
+    }
     reach(Hop { name: target.to_string(), config }, options.clone(), HOPS).await
 }
 
@@ -303,6 +306,7 @@ impl Attempts {
             cut: guard,
             upstream: self.upstream.clone(),
             asked,
+            variables: self.config.variables.wanted(&self.options.environment),
         }))
     }
 

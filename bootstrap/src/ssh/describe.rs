@@ -72,6 +72,11 @@ impl Config {
         settings.extend(many("Ciphers", algorithms.cipher.iter().cloned().collect()));
         settings.extend(many("MACs", algorithms.mac.iter().cloned().collect()));
         settings.extend(many("CASignatureAlgorithms", algorithms.ca_signature.iter().cloned().collect()));
+        settings.extend(many("PubkeyAcceptedAlgorithms", algorithms.public_key.iter().cloned().collect()));
+        // Values may be secrets.
+        let set = self.variables.set.iter().map(|variable| variable.name.clone()).collect();
+        settings.extend(many("SetEnv", set));
+        settings.extend(many("SendEnv", self.variables.send.clone()));
         settings.into_iter().map(|(keyword, value)| format!("{keyword} {value}")).collect()
     }
 }

@@ -4,13 +4,13 @@
 //! runs a command on the connection. The protocol itself is a library's, and none of its types appear here.
 //!
 //! What is honoured of a configuration: HostName, User, Port, AddressFamily, BindAddress, ProxyJump, ProxyCommand,
-//! ConnectTimeout, ServerAliveInterval and ServerAliveCountMax, Compression; IdentityFile, CertificateFile,
-//! IdentitiesOnly, IdentityAgent, PreferredAuthentications, PubkeyAuthentication, PasswordAuthentication,
+//! ConnectTimeout, ServerAliveInterval and ServerAliveCountMax, Compression, SetEnv, SendEnv; IdentityFile, CertificateFile,
+//! IdentitiesOnly, IdentityAgent, PreferredAuthentications, PubkeyAuthentication, PubkeyAcceptedAlgorithms, PasswordAuthentication,
 //! KbdInteractiveAuthentication, NumberOfPasswordPrompts, BatchMode; UserKnownHostsFile, GlobalKnownHostsFile,
 //! StrictHostKeyChecking (`ask` means `yes`: nobody is asked), HostKeyAlias, HashKnownHosts, RevokedHostKeys,
 //! CASignatureAlgorithms; HostKeyAlgorithms, KexAlgorithms, Ciphers, MACs. Other ways of authenticating, such as
 //! Kerberos and keys in hardware without an agent, are the system `ssh`'s, which can be used as a command instead; so is
-//! KnownHostsCommand, which is an error here.
+//! KnownHostsCommand, which is an error here, and ForwardAgent, which is not done here and warned of.
 
 mod algorithms;
 mod auth;
@@ -42,6 +42,7 @@ mod resolve;
 mod session;
 mod shared;
 mod stream;
+mod variables;
 
 pub use connect::connect;
 pub use describe::describe;

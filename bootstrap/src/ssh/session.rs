@@ -14,6 +14,7 @@ use super::exec::Exec;
 use super::handler::Client;
 use super::prompt::Haste;
 use super::pump;
+use super::variables::Variable;
 use crate::error::{Class, LaunchError, Step};
 
 /// How long a connection may take to say goodbye after its last user has gone.
@@ -39,6 +40,8 @@ pub(super) struct Parts {
     pub upstream: Option<Arc<Session>>,
     /// Whether a person had to be asked.
     pub asked: bool,
+    /// What the server is asked to set for commands.
+    pub variables: Vec<Variable>,
 }
 
 struct Inner {
@@ -69,6 +72,10 @@ impl Session {
         let error = |class| LaunchError::new(Step::Session, class, self.name());
         let opening = async {
             let channel = self.parts().handle.channel_open_session().await?;
+            for Variable { name, value } in &self.parts().variables {
+                // Without an answer: what the server does not accept is not there, as with ssh, and nothing waits for that.
+                channel.set_env(false, name, value).await?;
+            }
             channel.exec(true, command.as_ref()).await?;
             Ok::<_, Error>(channel)
         };
