@@ -2,9 +2,10 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use farcall::{Class, CommandError, LaunchError, OpenError};
+use farcall::{Class, CommandError, LaunchError, OpenError, Step};
 
 use crate::outcome::{Failure, FailureClass};
 
@@ -23,17 +24,25 @@ pub(crate) fn not_opened(error: &OpenError) -> Failure {
 }
 
 fn not_launched(error: &LaunchError) -> Failure {
-    let message = match error.cause() {
-        Some(cause) if error.class() == Class::Connect => system(cause).unwrap_or_else(|| chain(cause)),
-        Some(cause) => chain(cause),
-        None => format!("{} failure", error.class()),
-    };
     Failure {
         class: before_running(error.class()),
         step: error.step().to_string(),
-        message,
+        message: reason(error),
         evidence: error.evidence().trim_end().to_owned(),
         hint: error.hint().map(str::to_owned),
+    }
+}
+
+/// What happened; the same words for hosts with the same trouble.
+fn reason(error: &LaunchError) -> String {
+    let Some(cause) = error.cause() else { return format!("{} failure", error.class()) };
+    // It was not the host's fault, and perhaps that of all others behind the same one.
+    if let Some(jump) = cause.downcast_ref::<Arc<LaunchError>>() {
+        return format!("jump host {}: {}", jump.host(), reason(jump));
+    }
+    match error.step() {
+        Step::Connect => system(cause).unwrap_or_else(|| chain(cause)),
+        _ => chain(cause),
     }
 }
 
@@ -103,4 +112,27 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(host: &str) -> LaunchError {
+        let source = io::Error::from_raw_os_error(111);
+        LaunchError::new(Step::Connect, Class::Connect, host).because(source).with_hint("start it")
+    }
+
+    #[test]
+    fn a_refused_connection_is_said_shortly_and_a_jump_hosts_is_not_the_hosts() {
+        assert_eq!(not_launched(&refused("db1")).message, "connection refused");
+        let behind =
+            |host: &str, error| LaunchError::new(Step::Jump, Class::Connect, host).because(Arc::new(error));
+        let failure = not_launched(&behind("db1", refused("bastion")));
+        assert_eq!((&*failure.step, &*failure.message), ("jump", "jump host bastion: connection refused"));
+        assert_eq!(
+            not_launched(&behind("db1", behind("inner", refused("outer")))).message,
+            "jump host inner: jump host outer: connection refused"
+        );
+    }
 }

@@ -139,6 +139,7 @@ impl Outcome {
             Outcome::Exited { .. } => "failed",
             Outcome::Signaled { .. } => "killed",
             Outcome::TimedOut { .. } => "timed out",
+            Outcome::Failed(Failure { class: FailureClass::HostKey, .. }) => "untrusted",
             Outcome::Failed(failure) => failure.class.label(),
             Outcome::Interrupted => "interrupted",
             Outcome::NotStarted => "not started",

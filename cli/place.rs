@@ -1,6 +1,8 @@
 //! From a host's name and the options of the command line to where a worker is started, and how it is reached.
 
+use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use farcall::ssh::{ConfigFiles, SshOptions};
@@ -17,12 +19,36 @@ const START_FACTOR: u32 = 4;
 /// The lean worker that is delivered in place of this program, where it lies beside it.
 const WORKER: &str = "farcall-worker";
 
-/// A host whose name is no place where a worker can be started.
+/// Hosts that cannot be reached as was asked.
 #[derive(Debug, thiserror::Error)]
-#[error("{host}: {source}")]
-pub(crate) struct PlaceError {
-    host: String,
-    source: SpecError,
+pub(crate) enum PlaceError {
+    /// A host whose name is no place where a worker can be started.
+    #[error("{host}: {source}")]
+    Spec { host: String, source: SpecError },
+    /// The configuration of `-F`.
+    #[error("cannot read the SSH configuration {}: {source}", path.display())]
+    Config { path: PathBuf, source: io::Error },
+}
+
+/// Looks for the files that options name, before the first host is asked, and says what will be missing.
+///
+/// # Errors
+/// The configuration file cannot be read.
+pub(crate) fn missing_files(connect: &ConnectArgs) -> Result<Vec<String>, PlaceError> {
+    if let ConfigFiles::Only(path) = config_files(connect) {
+        File::open(&path).map_err(|source| PlaceError::Config { path, source })?;
+    }
+    let missing = connect.identities.iter().filter_map(|path| {
+        // What ssh would expand is left to ssh; an agent may hold the key of a public one.
+        let text = path.to_string_lossy();
+        let public = PathBuf::from(format!("{text}.pub"));
+        if text.starts_with('~') || text.contains(['%', '$']) || public.exists() {
+            return None;
+        }
+        let error = File::open(path).err()?;
+        Some(format!("farcall: going on without the key {}: {error}", path.display()))
+    });
+    Ok(missing.collect())
 }
 
 /// Where each host's worker is started, in the order of the hosts; `labels` are the names under which they are shown.
@@ -35,7 +61,7 @@ pub(crate) fn specs(hosts: &[Host], labels: &[Host], connect: &ConnectArgs) -> R
 
 fn spec(host: &Host, label: &Host, connect: &ConnectArgs) -> Result<Spec, PlaceError> {
     let mut spec: Spec =
-        host.spec().parse().map_err(|source| PlaceError { host: label.name().to_owned(), source })?;
+        host.spec().parse().map_err(|source| PlaceError::Spec { host: label.name().to_owned(), source })?;
     let text = spec.to_string();
     let (place, settings) = text.split_once('?').unwrap_or((&text, ""));
     // What a specification says of itself wins over the options, which are for all.

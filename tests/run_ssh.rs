@@ -140,6 +140,36 @@ fn a_jump_host_leads_to_all() {
 }
 
 #[test]
+fn a_jump_host_that_is_down_is_named() {
+    let program = Program::with_hosts(1);
+    let down = format!("Host bastion\n  HostName 127.0.0.1\n  Port {}\n", closed_port());
+    program.home.write("config", &(program.home.read("config") + &down));
+    let printed = program.run(&["run", "-J", "bastion", "-w", "n1", "true"]);
+    assert_eq!((printed.code, &*printed.out), (4, ""), "{printed:?}");
+    assert_eq!(printed.err, "unreachable (1): n1: jump host bastion: connection refused\n1 unreachable\n");
+}
+
+#[test]
+fn files_that_are_not_there_are_named_before_anything_is_started() {
+    let program = Program::with_hosts(1);
+    let none = program.home.path().join("none");
+    let none = none.to_str().unwrap();
+    let printed = program.run(&["run", "-i", none, "-w", "n1,local", "echo in"]);
+    assert_eq!((printed.code, printed.sorted()), (0, vec!["local: in", "n1: in"]), "{printed:?}");
+    let warned = format!("farcall: going on without the key {none}: No such file or directory");
+    assert!(printed.err.starts_with(&warned), "{}", printed.err);
+    let alone = Program::alone();
+    for command in
+        [&["run", "-F", none, "-w", "n1,local", "echo in"][..], &["check", "-F", none, "-w", "local"]]
+    {
+        let printed = alone.run(command);
+        assert_eq!((printed.code, &*printed.out), (2, ""), "{printed:?}");
+        let said = format!("farcall: cannot read the SSH configuration {none}: No such file or directory");
+        assert!(printed.err.starts_with(&said), "{}", printed.err);
+    }
+}
+
+#[test]
 fn input_reaches_every_host_whole() {
     let program = Program::with_hosts(3);
     let input: Vec<u8> = (0..1_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();

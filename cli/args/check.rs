@@ -1,5 +1,6 @@
 //! What `farcall check` takes.
 
+use std::convert::Infallible;
 use std::num::NonZeroU16;
 
 use clap::Args;
@@ -7,6 +8,7 @@ use clap::Args;
 use super::connect::ConnectArgs;
 use super::limit::at_once;
 use super::selection::HostArgs;
+use super::taken::refuse;
 
 /// Connect step by step and say what is wrong.
 #[derive(Debug, Args)]
@@ -42,4 +44,7 @@ pub(crate) struct CheckArgs {
     /// One JSON object a host on standard output, nothing else there
     #[arg(long)]
     pub(crate) json: bool,
+
+    #[arg(hide = true, value_name = "HOSTS", value_parser = refuse("hosts are named with -w: farcall check -w web[01-20]"))]
+    unnamed: Option<Infallible>,
 }

@@ -34,7 +34,7 @@ Examples:
   cat motd | farcall run -a 'tee /etc/motd >/dev/null'
   farcall run -a --json uptime | jq -r 'select(.class!=\"ok\").host'")]
 pub(crate) struct RunArgs {
-    /// The command; its words are joined by spaces and read by a shell there, as with ssh
+    /// The command; its words are joined by spaces as with ssh, and read by `sh` there
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 

@@ -111,6 +111,13 @@ fn numbers_that_are_none_are_explained() {
 }
 
 #[test]
+fn a_check_of_hosts_without_w_is_explained() {
+    let error = Cli::try_parse_from(["farcall", "check", "web1"]).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("hosts are named with -w: farcall check -w"), "{error}");
+}
+
+#[test]
 fn layouts_exclude_each_other() {
     let layouts = [
         ("-b", Layout::Gathered { with_stderr: false }),

@@ -39,6 +39,10 @@ pub(crate) fn run(args: &CheckArgs, environment: &Environment) -> Result<Exit, C
     let hosts: Vec<Host> = chosen.iter().cloned().collect();
     let labels = labels(&hosts);
     let specs = place::specs(&hosts, &labels, &args.connect)?;
+    for note in place::missing_files(&args.connect)? {
+        // Where nobody can be told, what comes of it still tells.
+        let _ = writeln!(io::stderr(), "{note}");
+    }
     let ssh = place::ssh(&args.connect, environment);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;

@@ -41,6 +41,10 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Com
     let seed = RandomState::new().build_hasher().finish();
     let job = Job::new(args, environment, io::stdin().lock(), seed)?;
     let specs = place::specs(&job.hosts, &job.labels, &job.connect)?;
+    for note in place::missing_files(&job.connect)? {
+        // Where nobody can be told, what comes of it still tells.
+        let _ = writeln!(io::stderr(), "{note}");
+    }
     // One thread decides and passes on; connections are driven, and output is shown, by threads of their own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;

@@ -78,6 +78,8 @@ pub(crate) enum Problem {
     LeadingDash,
     #[error("a port is given in the long form: ssh://{0}")]
     Port(String),
+    #[error("settings are given in the long form: {0}://{1}")]
+    Settings(&'static str, String),
     #[error("no copies asked for: write 1*local or more")]
     NoCopies,
     #[error("'@' needs the name of a group, such as @db")]

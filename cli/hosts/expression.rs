@@ -222,7 +222,11 @@ fn check_name(word: &str, full: bool) -> Result<(), pattern::Fault> {
             '*' => Problem::Wildcard,
             '{' | '}' => Problem::Braces,
             '.' if word[at..].starts_with("..") => return Err((Problem::Braces, at..at + 2)),
-            '"' | '\'' | '\\' | '`' | '$' | ';' | '<' | '>' | '|' | '?' | '=' => Problem::BadCharacter(c),
+            '?' => match &word[..at] {
+                "local" => Problem::Settings("local", "?…".to_owned()),
+                host => Problem::Settings("ssh", format!("{host}?…")),
+            },
+            '"' | '\'' | '\\' | '`' | '$' | ';' | '<' | '>' | '|' | '=' => Problem::BadCharacter(c),
             _ => continue,
         };
         return Err((problem, at..at + c.len_utf8()));

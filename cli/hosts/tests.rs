@@ -211,6 +211,8 @@ fn errors_say_where_and_what_to_write() {
         ("-oProxyCommand=x", "a host name cannot begin with '-'", "-oProxyCommand=x"),
         ("u@-oProxyCommand", "a host name cannot begin with '-'", "u@-oProxyCommand"),
         ("a,me@web[1-2]:22", "a port is given in the long form: ssh://me@web[1-2]:22", ":22"),
+        ("me@a?nice=5", "settings are given in the long form: ssh://me@a?…", "?"),
+        ("2*local?nice=5", "settings are given in the long form: local://?…", "?"),
         ("a;b", "';' cannot be part of a host name", ";"),
         ("a\u{1b}b", "'\\u{1b}' cannot be part of a host name", "\u{1b}"),
         ("@", "'@' needs the name of a group, such as @db", "@"),

@@ -270,7 +270,7 @@ fn json_is_one_object_a_host_and_nothing_else() {
 {"host":"e","class":"not started","code":null,"signal":null,"ms":0,"stdout":"","stderr":""}
 "#;
     assert_eq!(out, expected);
-    assert!(err.ends_with("1 ok, 1 host key, 1 killed, 1 failed, 1 not started\n"), "{err}");
+    assert!(err.ends_with("1 ok, 1 untrusted, 1 killed, 1 failed, 1 not started\n"), "{err}");
 }
 
 #[test]
@@ -308,7 +308,7 @@ host key (1): new1: the key is unknown
   | ED25519 SHA256:x\\u{7}
   to accept it:
     ssh-keyscan -t ed25519 new1 >> ~/.ssh/known_hosts
-1 host key
+1 untrusted
 ";
     assert_eq!(run.end().1, expected);
 }
