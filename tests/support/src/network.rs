@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
@@ -98,14 +98,15 @@ impl Network {
 
     /// Everything that runs there, zombies aside.
     pub fn processes(&self) -> Vec<u32> {
-        let ours = std::fs::read_link(self.path()).expect("our own descriptor");
+        let name = self.name();
         let all = std::fs::read_dir("/proc").expect("a mounted /proc").flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        // A zombie is in none.
-        pids.filter(|pid: &u32| {
-            std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs == ours)
-        })
-        .collect()
+        pids.filter(|pid| is_in(*pid, &name)).collect()
+    }
+
+    /// What the system calls it.
+    pub(crate) fn name(&self) -> PathBuf {
+        std::fs::read_link(self.path()).expect("our own descriptor")
     }
 
     /// Cuts the wire. Nobody is told: what is sent is lost.
@@ -143,6 +144,11 @@ impl Network {
     fn far(&self, words: &str) {
         ip(&self.prefix(), words);
     }
+}
+
+/// Whether the process is in the network of that name. A zombie is in none.
+pub(crate) fn is_in(pid: u32, network: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs == network)
 }
 
 fn neighbour(address: &Ipv4Addr, number: u8, at: u8, side: &str) -> String {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::keys::{KeyKind, KeyPair};
-use crate::network::Network;
+use crate::network::{Network, is_in};
 use crate::process::{descendants, kill_tree, with_variable};
 
 /// The server; the path must be absolute, it starts itself again for each connection.
@@ -44,6 +44,8 @@ struct At {
     port: Option<u16>,
     /// What starts the server there.
     prefix: Vec<String>,
+    /// As the system names it, where it is not everybody's. Addresses in there are others' elsewhere.
+    network: Option<PathBuf>,
 }
 
 /// A private `sshd` on a loopback port of its own, or in a [`Network`], for the account that runs the test. Dropping it kills it and all that
@@ -54,7 +56,7 @@ struct At {
 /// nothing that a test should depend on.
 pub struct Sshd {
     child: Child,
-    address: Ipv4Addr,
+    place: At,
     port: u16,
     log: Log,
     host_keys: Vec<KeyPair>,
@@ -80,7 +82,7 @@ impl Sshd {
             authorized: String::new(),
             options: Vec::new(),
             passwords: false,
-            place: At { address: Ipv4Addr::LOCALHOST, port: None, prefix: Vec::new() },
+            place: At { address: Ipv4Addr::LOCALHOST, port: None, prefix: Vec::new(), network: None },
         }
     }
 
@@ -111,7 +113,7 @@ impl Sshd {
 
     /// A known hosts line with each of its host keys, for the address with its port.
     pub fn known_hosts(&self) -> String {
-        self.known_hosts_as(&format!("[{}]:{}", self.address, self.port))
+        self.known_hosts_as(&format!("[{}]:{}", self.place.address, self.port))
     }
 
     /// Known hosts lines under another name.
@@ -126,7 +128,7 @@ impl Sshd {
         format!(
             "Host {alias}\n  HostName {}\n  Port {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
              IdentityAgent none\n  UserKnownHostsFile {}\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n  BatchMode yes\n",
-            self.address,
+            self.place.address,
             self.port,
             self.client_key.path().display(),
             known.display(),
@@ -154,8 +156,9 @@ impl Sshd {
     /// and still carry the variable by which a session knows its connection.
     pub fn sessions(&self) -> Vec<u32> {
         let mut found = descendants(self.child.id());
-        let ours = format!(" {} {}", self.address, self.port);
-        let strays = with_variable("SSH_CONNECTION", |value| value.ends_with(&ours));
+        let ours = format!(" {} {}", self.place.address, self.port);
+        let mut strays = with_variable("SSH_CONNECTION", |value| value.ends_with(&ours));
+        strays.retain(|pid| self.place.network.as_ref().is_none_or(|network| is_in(*pid, network)));
         found.extend(strays.into_iter().filter(|pid| !found.contains(pid)).collect::<Vec<_>>());
         found
     }
@@ -251,7 +254,12 @@ impl SshdBuilder {
     /// Has the server listen in a network of its own. It is killed when the thread that starts it ends.
     #[must_use]
     pub fn network(mut self, network: &Network) -> Self {
-        self.place = At { address: network.address(), port: Some(2222), prefix: network.prefix() };
+        self.place = At {
+            address: network.address(),
+            port: Some(2222),
+            prefix: network.prefix(),
+            network: Some(network.name()),
+        };
         self
     }
 
@@ -313,8 +321,7 @@ impl SshdBuilder {
             let decided = wait(&log, |lines| listens(lines) || ended(lines));
             let lines = log.0.lock().expect("not poisoned").clone();
             if decided && listens(&lines) {
-                let address = self.place.address;
-                return Sshd { child, address, port, log, host_keys, client_key, dir: self.dir };
+                return Sshd { child, place: self.place, port, log, host_keys, client_key, dir: self.dir };
             }
             kill_tree(child.id());
             let _ = child.wait();
