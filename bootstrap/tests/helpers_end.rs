@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use farcall_bootstrap::ssh::{ConfigFiles, SshOptions, SshTarget, describe};
 use farcall_test_support::TempHome;
 
 /// How long an event may take. The helpers here run for much longer when nobody ends them.
@@ -19,8 +20,13 @@ impl Coordinator {
         Self(command.spawn().expect("it starts"))
     }
 
-    /// By SIGKILL, so that it can do nothing more.
+    /// By SIGKILL, so that it can do nothing more. Not in the instant in which it has just started something.
     fn kill(mut self) {
+        let limit = Instant::now() + LIMIT;
+        while is_busy(self.0.id()) {
+            assert!(Instant::now() < limit, "it does not come to rest");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert_eq!(self.0.try_wait().expect("our child"), None, "it waits for its helper");
         self.0.kill().expect("it runs");
         self.0.wait().expect("our child");
@@ -32,6 +38,15 @@ impl Drop for Coordinator {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Whether one of its threads runs, or would if there were a processor for it.
+fn is_busy(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives").filter_map(Result::ok);
+    threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok()).any(|stat| {
+        let state = stat.rsplit_once(") ").expect("a name").1;
+        !state.starts_with('S')
+    })
 }
 
 /// A script that notes its number and then, as a program that heeds nothing, runs for ten minutes.
@@ -91,6 +106,78 @@ fn a_proxy_command_ends_with_a_killed_coordinator() {
     let helper = noted(&note);
     coordinator.kill();
     gone(helper);
+}
+
+/// Waits until what the helpers of a process start is watched over, and returns all that is below it.
+fn watched(pid: u32) -> Vec<u32> {
+    let limit = Instant::now() + LIMIT;
+    let name = format!("farcall-helpers of {pid}\0");
+    loop {
+        let below = farcall_test_support::descendants(pid);
+        let line = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if below.iter().any(|pid| line(pid).ends_with(&name)) {
+            return below;
+        }
+        assert!(Instant::now() < limit, "nothing watches over them");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The shell that watches over what helpers start, and everything else below a process, is gone.
+fn all_gone(below: &[u32]) {
+    assert!(!below.is_empty());
+    below.iter().copied().for_each(gone);
+}
+
+#[test]
+fn what_a_proxy_command_starts_ends_with_a_killed_coordinator() {
+    let home = TempHome::new();
+    let (script, note) = deaf(&home);
+    // A pipeline, of which the coordinator's child is only the shell.
+    let proxy = format!("sh -c 'trap : TERM; sleep 600 | {} | cat'", script.display());
+    let config = home.write("config", &format!("Host server\n  ProxyCommand {proxy}\n"));
+    let coordinator = Coordinator::start(&["ssh", config.to_str().expect("text"), "ssh", "server"]);
+    let helper = noted(&note);
+    let below = watched(coordinator.0.id());
+    assert!(below.contains(&helper));
+    coordinator.kill();
+    all_gone(&below);
+}
+
+#[test]
+fn what_a_configuration_executes_ends_with_a_killed_coordinator() {
+    let home = TempHome::new();
+    let (script, note) = deaf(&home);
+    let config = home.write("config", &format!("Match exec {}\n  Port 1\n", script.display()));
+    let coordinator = Coordinator::start(&["ssh", config.to_str().expect("text"), "ssh", "server"]);
+    let helper = noted(&note);
+    let below = watched(coordinator.0.id());
+    assert!(below.contains(&helper));
+    coordinator.kill();
+    all_gone(&below);
+}
+
+/// Nothing is left running for a coordinator that goes on, neither of what is given up nor of what is over.
+#[tokio::test]
+async fn what_a_configuration_executes_ends_when_it_is_given_up() {
+    let home = TempHome::new();
+    let (script, note) = deaf(&home);
+    let config = home.write("config", &format!("Match exec {}\n  Port 1\n", script.display()));
+    let options = SshOptions { files: ConfigFiles::Only(config), ..SshOptions::default() };
+    let target = SshTarget::new("server");
+    let asking = describe(&target, &options);
+    let helper = tokio::select! {
+        described = asking => panic!("{described:?}"),
+        helper = tokio::task::spawn_blocking(move || noted(&note)) => helper.expect("no panic"),
+    };
+    gone(helper);
+    let plain = SshOptions { files: ConfigFiles::None, ..options };
+    describe(&target, &plain).await.expect("understood");
+    let limit = Instant::now() + LIMIT;
+    while !farcall_test_support::descendants(std::process::id()).is_empty() {
+        assert!(Instant::now() < limit, "{:?}", farcall_test_support::descendants(std::process::id()));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[test]

@@ -82,10 +82,8 @@ async fn run(
 ) -> Result<Option<Raw>, (ConfigError, Vec<u8>)> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.kill_on_drop(true);
-    // Match exec may run anything, and a new group keeps an interrupt at the terminal ours to answer.
-    command.process_group(0);
-    let output = async { helper::spawn(command).await?.wait_with_output().await };
+    // Match exec may run anything.
+    let output = async { helper::spawn_group(command)?.output().await };
     let output = match tokio::time::timeout(limit, output).await {
         Err(_) => return Err((ConfigError::Late(program.to_owned(), limit), Vec::new())),
         Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -198,7 +198,6 @@ impl Attempts {
         if let Some(command) = &self.config.proxy_command {
             self.begin(Step::Connect);
             let (stream, complaints) = dial::proxy(command)
-                .await
                 .map_err(|e| Failure::Final(self.error(Step::Connect, Class::Connect).because(e)))?;
             return match self.shake_hands(stream, Haste::default(), host_keys, clock, limit, pass).await {
                 Ok(session) => Ok(session),

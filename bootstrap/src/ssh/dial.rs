@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::task::JoinSet;
 
 use super::resolve::Family;
 use crate::error::EVIDENCE_LIMIT;
-use crate::helper;
+use crate::helper::{self, Group};
 use crate::hub::Later;
 
 /// How long an address may stay silent before the next is tried beside it (RFC 8305, section 5).
@@ -134,11 +134,12 @@ async fn one(address: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream>
     socket.connect(address).await
 }
 
-/// The standard streams of a proxy command. The command is killed when this and its [`Complaints`] are dropped.
+/// The standard streams of a proxy command. The command, with what it has started in its group, is killed when this and its
+/// [`Complaints`] are dropped.
 pub(crate) struct Proxy {
     stdin: ChildStdin,
     stdout: ChildStdout,
-    _child: Arc<Child>,
+    _group: Arc<Group>,
 }
 
 /// What a proxy command says on standard error.
@@ -146,7 +147,7 @@ pub(crate) struct Complaints {
     said: Arc<Mutex<Vec<u8>>>,
     reading: tokio::task::JoinHandle<()>,
     /// A command that has closed its output may be about to say why.
-    _child: Arc<Child>,
+    _group: Arc<Group>,
 }
 
 impl Complaints {
@@ -158,16 +159,14 @@ impl Complaints {
 }
 
 /// Starts a proxy command under `/bin/sh`.
-pub(crate) async fn proxy(command: &str) -> io::Result<(Proxy, Complaints)> {
+pub(crate) fn proxy(command: &str) -> io::Result<(Proxy, Complaints)> {
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(format!("exec {command}"));
     shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A group of its own: an interrupt at the terminal is for us to answer.
-    shell.process_group(0).kill_on_drop(true);
-    let mut child = helper::spawn(shell).await?;
-    let stdin = child.stdin.take().expect("standard input was piped");
-    let stdout = child.stdout.take().expect("standard output was piped");
-    let mut stderr = child.stderr.take().expect("standard error was piped");
+    let mut group = helper::spawn_group(shell)?;
+    let stdin = group.child.stdin.take().expect("standard input was piped");
+    let stdout = group.child.stdout.take().expect("standard output was piped");
+    let mut stderr = group.child.stderr.take().expect("standard error was piped");
     let said = Arc::<Mutex<Vec<u8>>>::default();
     let kept = Arc::clone(&said);
     // Ends with the command: nobody else holds the other end of the pipe, unless the command left children behind
@@ -178,8 +177,8 @@ pub(crate) async fn proxy(command: &str) -> io::Result<(Proxy, Complaints)> {
             keep_tail(&mut kept.lock().unwrap_or_else(PoisonError::into_inner), &buffer[..n]);
         }
     });
-    let child = Arc::new(child);
-    Ok((Proxy { stdin, stdout, _child: Arc::clone(&child) }, Complaints { said, reading, _child: child }))
+    let group = Arc::new(group);
+    Ok((Proxy { stdin, stdout, _group: Arc::clone(&group) }, Complaints { said, reading, _group: group }))
 }
 
 /// Appends `bytes` to `tail` and forgets what is before its last [`EVIDENCE_LIMIT`] bytes.
