@@ -99,7 +99,6 @@ fn main() {
             ),
             at(&EVERYWHERE, "kill_ends_a_stopped_worker", kill_ends_a_stopped_worker),
             at(&EVERYWHERE, "a_long_status_arrives_whole", a_long_status_arrives_whole),
-            at(&[Kind::Local], "starts_and_ends_leak_nothing", starts_and_ends_leak_nothing),
             plain("ids_are_given_once", ids_are_given_once),
             plain(
                 "another_program_is_refused_with_what_differs",
@@ -543,32 +542,6 @@ async fn a_long_status_arrives_whole(place: Arc<Place>) {
     let status = gateway.status().await.expect("a status");
     assert_eq!((status.running, status.queued, status.tasks.len()), (1, 3000, 256));
     assert!(status.channels >= 3001);
-}
-
-async fn starts_and_ends_leak_nothing(place: Arc<Place>) {
-    fn held() -> (usize, usize, usize) {
-        let count = |folder: &str| std::fs::read_dir(folder).expect("a folder").count();
-        let children = farcall_test_support::descendants(std::process::id());
-        (count("/proc/self/fd"), count("/proc/self/task"), children.len())
-    }
-    async fn start_and_end(place: &Place) {
-        let gateway = place.open().await;
-        assert_eq!(gateway.call(square, (2,)).await.expect("a number"), 4);
-        gateway.exit();
-        gateway.wait().await;
-    }
-    for _ in 0..20 {
-        start_and_end(&place).await;
-    }
-    let before = held();
-    for _ in 0..300 {
-        start_and_end(&place).await;
-    }
-    until("nothing more is held than before", || {
-        let now = held();
-        now.0 <= before.0 && now.1 <= before.1 && now.2 <= before.2
-    })
-    .await;
 }
 
 async fn a_worker_that_ends_itself_says_how(place: Arc<Place>) {

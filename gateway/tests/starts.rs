@@ -9,7 +9,7 @@ use std::time::Duration;
 use farcall::ssh::{Answer, ConfigFiles, Prompter, Question, Secret, SshOptions};
 use farcall::{Class, CommandTarget, Gateway, OpenError, Spec, Step, Tasks};
 use farcall_test_support::{KeyKind, KeyPair, Sshd, TempHome};
-use gateways::{EVERYWHERE, Place, at, plain};
+use gateways::{EVERYWHERE, Kind, Place, at, plain, until};
 
 fn main() {
     gateways::main(
@@ -20,6 +20,7 @@ fn main() {
                 what_cannot_be_is_refused_before_anything_starts,
             ),
             at(&EVERYWHERE, "an_idle_gateway_outlives_its_lease", an_idle_gateway_outlives_its_lease),
+            at(&EVERYWHERE, "starts_and_ends_leak_nothing", starts_and_ends_leak_nothing),
             plain("a_question_that_blocks_costs_no_gateway", a_question_that_blocks_costs_no_gateway),
             plain("a_folder_that_cannot_be_entered_is_named", a_folder_that_cannot_be_entered_is_named),
         ],
@@ -62,6 +63,33 @@ async fn an_idle_gateway_outlives_its_lease(place: Arc<Place>) {
     tokio::time::sleep(3 * lease).await;
     assert!(gateway.end().is_none(), "{:?}", gateway.end());
     assert_eq!(gateway.call(square, (3,)).await.expect("a number"), 9);
+}
+
+async fn starts_and_ends_leak_nothing(place: Arc<Place>) {
+    fn held() -> (usize, usize, usize) {
+        let count = |folder: &str| std::fs::read_dir(folder).expect("a folder").count();
+        let children = farcall_test_support::descendants(std::process::id());
+        (count("/proc/self/fd"), count("/proc/self/task"), children.len())
+    }
+    async fn start_and_end(place: &Place) {
+        let gateway = place.open().await;
+        assert_eq!(gateway.call(square, (2,)).await.expect("a number"), 4);
+        gateway.exit();
+        gateway.wait().await;
+    }
+    let (first, rest) = if place.kind == Kind::Local { (20, 300) } else { (5, 25) };
+    for _ in 0..first {
+        start_and_end(&place).await;
+    }
+    let before = held();
+    for _ in 0..rest {
+        start_and_end(&place).await;
+    }
+    until("nothing more is held than before", || {
+        let now = held();
+        now.0 <= before.0 && now.1 <= before.1 && now.2 <= before.2
+    })
+    .await;
 }
 
 /// Answers after a while in which its thread can do nothing else.
