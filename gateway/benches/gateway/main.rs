@@ -59,7 +59,8 @@ fn main() -> ExitCode {
 
 /// Takes one measurement and prints its number.
 fn measure(assignment: &Assignment) -> Result<ExitCode, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // On the thread that waits, as the peers do: a runtime of several threads has another one look after its sockets.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let number = runtime.block_on(async {
         match assignment.row.as_str() {
             "ssh_bytes" => stream::run(assignment).await,
