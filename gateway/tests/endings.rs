@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use farcall::{BoxError, CallError, Class, Context, Gateway, Output, Receiver, Sender, Stdio, Tasks};
 use gateways::{EVERYWHERE, Kind, Place, alive, at, until};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
 fn main() {
     let tasks = Tasks::new()
@@ -21,6 +21,12 @@ fn main() {
         .add(keep)
         .add(wait_for_the_end)
         .add(take_memory);
+    if let [_, first, spec, file] = &std::env::args().collect::<Vec<_>>()[..]
+        && first == "--coordinate"
+    {
+        farcall::init(tasks);
+        return coordinate(spec, file.into());
+    }
     gateways::main(
         tasks,
         [
@@ -35,6 +41,11 @@ fn main() {
                 a_channel_in_a_state_does_not_hold_it_up,
             ),
             at(&EVERYWHERE, "a_task_that_blocks_is_told_of_the_end", a_task_that_blocks_is_told_of_the_end),
+            at(
+                &EVERYWHERE,
+                "a_killed_coordinator_is_no_reason_for_haste",
+                a_killed_coordinator_is_no_reason_for_haste,
+            ),
             at(
                 &EVERYWHERE,
                 "a_worker_that_takes_too_much_memory_ends",
@@ -90,6 +101,19 @@ fn wait_for_the_end(cx: Context, running: Sender<u64>, file: PathBuf) {
 
 async fn take_memory(len: usize) -> usize {
     std::hint::black_box(vec![1_u8; len]).len()
+}
+
+/// Has a task wait for the end at a place, and says so; to be killed then.
+fn coordinate(spec: &str, file: PathBuf) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let gateway = Gateway::open(&spec.parse().expect("a spec")).await.expect("a gateway");
+        let (running, mut runs) = gateway.pair();
+        gateway.start(wait_for_the_end, (running, file)).await.expect("a call").detach();
+        assert_eq!(runs.recv().await.expect("it runs"), Some(1));
+        println!("{}", gateway.pid());
+        std::future::pending::<()>().await;
+    });
 }
 
 // ---- tests -------------------------------------------------------------------------------------------------------
@@ -219,6 +243,22 @@ async fn a_task_that_blocks_is_told_of_the_end(place: Arc<Place>) {
     gateway.exit();
     until("the task was told", || file.exists()).await;
     gateway.wait().await;
+}
+
+/// What leads to a place is killed with the coordinator. A worker behind it, or in its very process, ends in order all the same.
+async fn a_killed_coordinator_is_no_reason_for_haste(place: Arc<Place>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("told");
+    let mut command = tokio::process::Command::new(std::env::current_exe().expect("a path"));
+    command.args(["--coordinate", &place.text()]).arg(&file);
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut coordinator = command.spawn().expect("a coordinator");
+    let mut lines = tokio::io::BufReader::new(coordinator.stdout.take().expect("piped")).lines();
+    let line = lines.next_line().await.expect("it speaks").expect("a line");
+    let worker = line.parse().expect("a number");
+    coordinator.kill().await.expect("killed");
+    until("the task was told", || file.exists()).await;
+    until("the worker is gone", || !alive(worker)).await;
 }
 
 async fn a_worker_that_takes_too_much_memory_ends(place: Arc<Place>) {
