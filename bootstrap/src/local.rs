@@ -121,7 +121,8 @@ pub(crate) async fn spawn(child: Child<'_>) -> Result<Started, SpawnError> {
     // A smaller pipe works too.
     let _ = fcntl_setpipe_size(&stdin, PIPE_SIZE);
     let _ = fcntl_setpipe_size(&stdout, PIPE_SIZE);
-    let (process, stderr) = watch_child(process, child.kill);
+    let (process, stderr) =
+        watch_child(process, child.kill, child.options.and_then(|options| options.kept.clone()));
     Ok(Started { reader: Box::new(stdout), writer: Box::new(stdin), stderr, process })
 }
 

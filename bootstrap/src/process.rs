@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::EVIDENCE_LIMIT;
@@ -160,15 +160,16 @@ impl Kept {
 
 /// Watches a child: reaps it, kills it when asked to, reads its standard error so that it never blocks on it.
 ///
-/// Two tasks do so: one ends with the child, the other when its standard error is closed or the [`Process`] is dropped.
-pub(crate) fn watch_child(mut child: Child, how: Kill) -> (Process, Stderr) {
+/// Two tasks do so: one ends with the child and keeps `kept` until then, the other when its standard error is closed or the
+/// [`Process`] is dropped.
+pub(crate) fn watch_child(mut child: Child, how: Kill, kept: Option<mpsc::Sender<()>>) -> (Process, Stderr) {
     let id = child.id();
-    let kept = Arc::new(Kept::default());
+    let tail = Arc::new(Kept::default());
     let kill = CancellationToken::new();
     let (exited, exit) = watch::channel(None);
     match child.stderr.take() {
-        Some(pipe) => drop(tokio::spawn(read_stderr(pipe, Arc::clone(&kept), exited.clone()))),
-        None => kept.closed.cancel(),
+        Some(pipe) => drop(tokio::spawn(read_stderr(pipe, Arc::clone(&tail), exited.clone()))),
+        None => tail.closed.cancel(),
     }
     let killed = kill.clone();
     tokio::spawn(async move {
@@ -180,8 +181,9 @@ pub(crate) fn watch_child(mut child: Child, how: Kill) -> (Process, Stderr) {
             }
         };
         exited.send_replace(Some(status.map_or(Exit::Unknown, Exit::from)));
+        drop(kept);
     });
-    (Process::new(id, exit, kill), Stderr(Source::Pipe(kept)))
+    (Process::new(id, exit, kill), Stderr(Source::Pipe(tail)))
 }
 
 /// Watches a process at a hub, as [`watch_child`] does a child.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use crate::fork_server::ForkServer;
 use crate::ssh::{SshOptions, SshTarget};
 
@@ -163,6 +165,9 @@ pub struct LaunchOptions {
     /// A descriptor for a local worker, which finds it as ancillary data of its standard error: that is a socket then. Other
     /// places get none.
     pub pass: Option<Arc<OwnedFd>>,
+    /// Kept for as long as a local worker has not ended, and so long as it is being started. Whoever holds the other end knows
+    /// when nothing is left of a start that was given up. Other places drop it at once.
+    pub kept: Option<mpsc::Sender<()>>,
 }
 
 impl Default for LaunchOptions {
@@ -180,6 +185,7 @@ impl Default for LaunchOptions {
             fork_server: None,
             ssh: SshOptions::default(),
             pass: None,
+            kept: None,
         }
     }
 }

@@ -16,7 +16,7 @@ use farcall_channel::frame::{HELLO_LEN, Hello as Greeting, Limits, VERSION};
 use farcall_channel::{
     Channel, CodecError, Config, Connection, ConnectionError, DriverThread, Options, RecvError,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::end::{self, GatewayEnd, Watched};
 use crate::failure::plain;
@@ -52,7 +52,15 @@ pub struct Builder {
     hub: Option<Gateway>,
     /// Whether it is a part of its hub: does not keep it alive, and prints where it prints.
     inside: bool,
-    pass: Option<Arc<OwnedFd>>,
+    pass: Option<Passed>,
+}
+
+/// What a local worker gets that takes its calls over a socket of its own.
+#[derive(Clone, Debug)]
+struct Passed {
+    socket: Arc<OwnedFd>,
+    /// Kept until its process is gone.
+    kept: mpsc::Sender<()>,
 }
 
 /// Why a gateway was not opened. Nothing is left of the attempt.
@@ -344,9 +352,10 @@ impl Builder {
         self.spec.is_direct()
     }
 
-    /// Hands a local worker the socket over which it takes calls: see [`local`](crate::local).
-    pub(crate) fn pass(mut self, socket: Arc<OwnedFd>) -> Builder {
-        self.pass = Some(socket);
+    /// Hands a local worker the socket over which it takes calls: see [`local`](crate::local). `kept` is dropped when nothing is
+    /// left of its process, or of a start that was given up.
+    pub(crate) fn pass(mut self, socket: Arc<OwnedFd>, kept: mpsc::Sender<()>) -> Builder {
+        self.pass = Some(Passed { socket, kept });
         self
     }
 
@@ -410,7 +419,7 @@ impl Builder {
         if hub.is_none() && matches!(target, Target::Local) {
             options.fork_server = Some(fork_server(program.local()));
         }
-        options.pass = self.pass;
+        (options.pass, options.kept) = self.pass.map(|passed| (passed.socket, passed.kept)).unzip();
         tracing::debug!(gateway = %role.id, %place, "launch");
         let launched = match &hub {
             None => farcall_bootstrap::launch(&target, &program, &options).await?,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use farcall::local::{self, Options, Pool, PoolError, RunError, State, Worker};
 use farcall::{Context, ExitStatus, Plain, Tasks};
-use gateways::{alive, plain, until};
+use gateways::{alive, plain, serves_all, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,10 @@ fn main() {
         plain("an_ignored_interrupt_becomes_a_kill", an_ignored_interrupt_becomes_a_kill),
         plain("a_dropped_or_closed_handle_ends_the_process", a_dropped_or_closed_handle_ends_the_process),
         plain("a_process_is_killed_while_it_starts", a_process_is_killed_while_it_starts),
+        plain(
+            "a_kill_at_any_moment_of_a_start_is_told_as_what_it_was",
+            a_kill_at_any_moment_of_a_start_is_told_as_what_it_was,
+        ),
         plain("prints_of_a_process_are_told", prints_of_a_process_are_told),
         plain("a_worker_goes_on_after_failures", a_worker_goes_on_after_failures),
         plain("a_worker_survives_a_dropped_call_that_waits", a_worker_survives_a_dropped_call_that_waits),
@@ -324,6 +328,12 @@ fn zombies() -> usize {
     count
 }
 
+/// What is below this process, dead ones included, but for the process that forks the others.
+fn offspring() -> Vec<u32> {
+    let below = farcall_test_support::descendants(std::process::id());
+    below.into_iter().filter(|pid| !serves_all(*pid)).collect()
+}
+
 // ---- run ---------------------------------------------------------------------------------------------------------
 
 async fn values_errors_and_panics_come_back() {
@@ -570,7 +580,40 @@ async fn a_process_is_killed_while_it_starts() {
     process.kill();
     assert!(matches!(process.result().await, Err(RunError::NeverRan)));
     assert_eq!(process.wait().await, None);
-    until("the process is reaped", || zombies() == 0).await;
+    assert!(offspring().is_empty(), "{:?}", offspring());
+
+    let process = Options::new().env(STUCK, "1").open(square, (1,)).await.expect("a handle");
+    until("it is started", || !offspring().is_empty()).await;
+    process.close().await;
+    assert!(offspring().is_empty(), "{:?}", offspring());
+}
+
+async fn a_kill_at_any_moment_of_a_start_is_told_as_what_it_was() {
+    let (folder, _) = temporary();
+    // The process that forks the others, which is not counted.
+    for _ in 0..2 {
+        local::run(square, (1,)).await.expect("a value");
+    }
+    let (mut never, mut began) = (0, 0);
+    for round in 0..150_u64 {
+        let file = folder.path().join(round.to_string()).to_string_lossy().into_owned();
+        let process = local::open(hold, (file.clone(),)).await.expect("a handle");
+        tokio::time::sleep(Duration::from_micros(round % 50 * 100)).await;
+        process.kill();
+        let result = process.result().await;
+        process.wait().await;
+        assert!(offspring().is_empty(), "{:?}", offspring());
+        match result {
+            Err(RunError::NeverRan) => {
+                assert!(!std::path::Path::new(&file).exists(), "it ran");
+                never += 1;
+            }
+            Err(RunError::KilledAtStart) => {}
+            Err(RunError::Killed { signal: 9, .. }) => began += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(never > 0 && began > 0, "{never} and {began}");
 }
 
 async fn prints_of_a_process_are_told() {

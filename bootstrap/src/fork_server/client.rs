@@ -77,7 +77,7 @@ impl ForkServer {
         // A server that has ended meanwhile is replaced once.
         for _ in 0..2 {
             let server = self.server()?;
-            match server.start(name, &options.arguments, options.pass.as_deref()).await {
+            match server.start(name, options).await {
                 Ok(started) => return Some((started, server)),
                 Err(error) => tracing::debug!(%error, "the fork server does not take the order"),
             }
@@ -225,14 +225,9 @@ impl Server {
         self.link.running().is_none()
     }
 
-    async fn start(
-        self: &Arc<Self>,
-        name: &OsStr,
-        arguments: &[OsString],
-        passed: Option<&OwnedFd>,
-    ) -> io::Result<Started> {
+    async fn start(self: &Arc<Self>, name: &OsStr, options: &LaunchOptions) -> io::Result<Started> {
         let number = self.link.next.fetch_add(1, Relaxed);
-        let words = std::iter::once(name).chain(arguments.iter().map(OsString::as_os_str));
+        let words = std::iter::once(name).chain(options.arguments.iter().map(OsString::as_os_str));
         let order = Order::Start { number, words: words.map(OsStr::to_owned).collect() }.to_bytes();
         if order.len() > MAX_WORD {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -240,7 +235,7 @@ impl Server {
         let (stdin, writer) = pipe_to()?;
         let (reader, stdout) = pipe_from()?;
         let (exited, exit) = watch::channel(None);
-        let (evidence, stderr) = match passed {
+        let (evidence, stderr) = match options.pass.as_deref() {
             None => {
                 let (evidence, stderr) = pipe_from()?;
                 (Stderr::of_pipe(evidence, exited.clone()), stderr)
@@ -261,10 +256,31 @@ impl Server {
             None => return Err(io::ErrorKind::BrokenPipe.into()),
         }
         let kill = CancellationToken::new();
-        tokio::spawn(obey(Arc::clone(self), number, exit.clone(), kill.clone()));
+        let (obeyed, kept) =
+            (obey(Arc::clone(self), number, exit.clone(), kill.clone()), options.kept.clone());
+        // Ends with the process.
+        tokio::spawn(async move {
+            obeyed.await;
+            drop(kept);
+        });
         let process = Process::new(None, exit, kill);
+        let order_lost = OrderLost { link: &self.link, number };
         self.link.say(&order, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]).await?;
+        std::mem::forget(order_lost);
         Ok(Started { reader: Box::new(reader), writer: Box::new(writer), stderr: evidence, process })
+    }
+}
+
+/// An order that was not given, because it could not be or nobody wants it any more, when this is dropped: nothing is ever heard
+/// of its process.
+struct OrderLost<'a> {
+    link: &'a Link,
+    number: u64,
+}
+
+impl Drop for OrderLost<'_> {
+    fn drop(&mut self) {
+        self.link.ended(self.number, Exit::Unknown);
     }
 }
 
@@ -333,6 +349,10 @@ impl Link {
                 (number, Exit::Unknown)
             }
         };
+        self.ended(number, exit);
+    }
+
+    fn ended(&self, number: u64, exit: Exit) {
         let exited = self.running().as_mut().and_then(|running| running.remove(&number));
         if let Some(exited) = exited {
             exited.send_replace(Some(exit));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
 use super::error::RunError;
 use super::family::Member;
@@ -12,7 +13,7 @@ use super::socket::{Assembly, Received, RecvFault, Socket};
 use super::wire::{self, Call, Said};
 use crate::end::GatewayEnd;
 use crate::gateway::Gateway;
-use crate::open::OpenError;
+use crate::open::{Builder, OpenError};
 use crate::task::{Message, Task};
 use crate::tasks::name_of;
 use crate::wire::{Reply, Request};
@@ -31,6 +32,24 @@ pub(crate) struct Child {
     grace: Duration,
     /// For signals that reach the program.
     member: Member,
+}
+
+/// A child that is being started.
+pub(super) struct Birth {
+    builder: Builder,
+    remains: Remains,
+    pending: Option<u64>,
+    member: Member,
+    grace: Duration,
+}
+
+/// What is left of a start that failed or was given up.
+pub(super) struct Remains {
+    socket: Socket,
+    /// Whether a call was sent with it.
+    sent: bool,
+    /// Ends with the process, of which nothing is left then.
+    gone: mpsc::Receiver<()>,
 }
 
 /// Why there is no reply.
@@ -77,46 +96,7 @@ pub(super) fn value_in<V: Message>(mut received: Received) -> Result<V, RunError
 impl Child {
     /// Starts a child. A call may be on its way before the child is: it is begun as soon as both sides have agreed.
     pub(super) async fn start(options: &Options, first: Option<&mut Call>) -> Result<Child, RunError> {
-        // Before the start: a signal that reaches the program in the meantime is for this one too.
-        let member = Member::join();
-        let (ours, theirs) = Socket::pair().map_err(RunError::System)?;
-        let mut pending = None;
-        if let Some(call) = first {
-            // A new socket has room for a chunk.
-            let (message, ends) = call.numbered(0);
-            let sent = ours.try_send(message, ends);
-            if sent.map_err(|error| RunError::System(error.into()))? {
-                call.departed();
-                pending = Some(0);
-            }
-        }
-        let builder = Gateway::builder(options.spec()).pass(theirs.descriptor());
-        drop(theirs);
-        let mut assembly = Assembly::default();
-        let gateway = match builder.open().await {
-            Ok(gateway) => gateway,
-            Err(OpenError::Ended { end }) if pending.is_some() => {
-                // It may have begun the call, and ended by that before it had introduced itself.
-                let _ = ours.try_recv(&mut assembly);
-                return Err(match assembly.unread {
-                    true => RunError::of_open(OpenError::Ended { end }),
-                    false => RunError::of_end(end),
-                });
-            }
-            Err(error) => return Err(RunError::of_open(error)),
-        };
-        member.started(&gateway);
-        Ok(Child {
-            gateway,
-            socket: ours,
-            assembly,
-            next: u64::from(pending.is_some()),
-            pending,
-            torn: false,
-            answered: 0,
-            grace: options.grace_or_usual(),
-            member,
-        })
+        Birth::begin(options, first)?.finish(&mut None).await
     }
 
     pub(super) fn gateway(&self) -> &Gateway {
@@ -279,6 +259,72 @@ impl Child {
         // The request says it all. The channel is refused.
         let asked = connection.open::<(), ()>(request).await;
         asked.is_ok() && self.answer(number).await.is_ok()
+    }
+}
+
+impl Birth {
+    /// Begins a start: nothing can fail any more but what is outside this process.
+    pub(super) fn begin(options: &Options, first: Option<&mut Call>) -> Result<Birth, RunError> {
+        // Before the start: a signal that reaches the program in the meantime is for this one too.
+        let member = Member::join();
+        let (ours, theirs) = Socket::pair().map_err(RunError::System)?;
+        let mut pending = None;
+        if let Some(call) = first {
+            // A new socket has room for a chunk.
+            let (message, ends) = call.numbered(0);
+            let sent = ours.try_send(message, ends);
+            if sent.map_err(|error| RunError::System(error.into()))? {
+                call.departed();
+                pending = Some(0);
+            }
+        }
+        let (kept, gone) = mpsc::channel(1);
+        let builder = Gateway::builder(options.spec()).pass(theirs.descriptor(), kept);
+        let remains = Remains { socket: ours, sent: pending.is_some(), gone };
+        Ok(Birth { builder, remains, pending, member, grace: options.grace_or_usual() })
+    }
+
+    /// The rest of it. When it is dropped, `remains` are what is left.
+    pub(super) async fn finish(self, remains: &mut Option<Remains>) -> Result<Child, RunError> {
+        let Birth { builder, remains: left, pending, member, grace } = self;
+        let left = remains.insert(left);
+        let mut assembly = Assembly::default();
+        let gateway = match builder.open().await {
+            Ok(gateway) => gateway,
+            Err(OpenError::Ended { end }) if pending.is_some() => {
+                // It may have begun the call, and ended by that before it had introduced itself.
+                let _ = left.socket.try_recv(&mut assembly);
+                return Err(match assembly.unread {
+                    true => RunError::of_open(OpenError::Ended { end }),
+                    false => RunError::of_end(end),
+                });
+            }
+            Err(error) => return Err(RunError::of_open(error)),
+        };
+        member.started(&gateway);
+        let Remains { socket, .. } = remains.take().expect("they were put there");
+        Ok(Child {
+            gateway,
+            socket,
+            assembly,
+            next: u64::from(pending.is_some()),
+            pending,
+            torn: false,
+            answered: 0,
+            grace,
+            member,
+        })
+    }
+}
+
+impl Remains {
+    /// Waits until the process of a start that failed or was given up is gone. Returns whether it may have begun its call.
+    pub(super) async fn gone(mut self) -> bool {
+        // Nothing is ever sent.
+        let _ = self.gone.recv().await;
+        let mut assembly = Assembly::default();
+        let _ = self.socket.try_recv(&mut assembly);
+        self.sent && !assembly.unread
     }
 }
 

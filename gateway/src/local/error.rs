@@ -92,6 +92,9 @@ pub enum RunError {
     /// The process was killed before it ran.
     #[error("the process was killed before it ran")]
     NeverRan,
+    /// The process was killed while it was being started. The function may have begun.
+    #[error("the process was killed while it was being started, and may have begun")]
+    KilledAtStart,
     /// The result was taken before.
     #[error("the result was taken already")]
     Taken,

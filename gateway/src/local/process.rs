@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use farcall_bootstrap::Exit;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use super::child::{Child, prepare, sleep, value_in};
+use super::child::{Birth, prepare, sleep, value_in};
 use super::error::RunError;
 use super::family::{SignalError, Target};
 use super::options::Options;
@@ -67,6 +67,8 @@ struct Progress {
 #[derive(Debug, Default)]
 struct Shared {
     started: OnceLock<(Gateway, Arc<Target>)>,
+    /// Has it killed, also while it is being started.
+    kill: Notify,
     result: Mutex<Answer>,
 }
 
@@ -217,17 +219,20 @@ impl<V> Process<V> {
 
     /// Kills it, with all that it started, also while it is being started.
     pub fn kill(&self) {
-        match self.target() {
-            Ok(target) => target.kill(),
-            Err(_) => self.living.abort(),
+        if let Ok(target) = self.target() {
+            target.kill();
         }
+        // For one that starts, or that has started between the two.
+        self.shared.kill.notify_one();
     }
 
     /// Ends it as dropping does, and waits until it is gone.
+    ///
+    /// Cancel safety: it ends also when this is dropped.
     pub async fn close(self) {
         match self.shared.started.get() {
             Some((gateway, _)) => gateway.exit(),
-            None => self.living.abort(),
+            None => self.kill(),
         }
         self.wait().await;
     }
@@ -249,7 +254,7 @@ impl<V> std::fmt::Debug for Process<V> {
     }
 }
 
-/// Tells the end, also when it is dropped with the handle or killed before it ran.
+/// Tells the end, also when it is dropped with the handle.
 struct Teller {
     tell: watch::Sender<Progress>,
     shared: Arc<Shared>,
@@ -265,15 +270,47 @@ impl Drop for Teller {
 async fn live(options: Options, mut call: Call, shared: Arc<Shared>, tell: watch::Sender<Progress>) {
     let teller = Teller { tell, shared };
     let shared = &teller.shared;
-    let mut child = match Child::start(&options, Some(&mut call)).await {
-        Ok(child) => child,
-        Err(error) => return shared.answer(Err(error)),
+    let mut remains = None;
+    let started = match Birth::begin(&options, Some(&mut call)) {
+        Ok(birth) => tokio::select! {
+            biased;
+            () = shared.kill.notified() => None,
+            started = birth.finish(&mut remains) => Some(started),
+        },
+        Err(error) => Some(Err(error)),
+    };
+    let mut child = match started {
+        Some(Ok(child)) => child,
+        failed => {
+            // It is not told to have ended before it has.
+            let begun = match remains {
+                Some(remains) => remains.gone().await,
+                None => false,
+            };
+            return shared.answer(Err(match failed {
+                Some(Err(error)) => error,
+                _ if begun => RunError::KilledAtStart,
+                _ => RunError::NeverRan,
+            }));
+        }
     };
     let gateway = child.gateway().clone();
     // Set once: here.
     let _ = shared.started.set((gateway.clone(), child.member().target()));
     teller.tell.send_modify(|progress| progress.state = State::Running);
-    let result = match child.exchange_within(&mut call, options.time_limit).await {
+    let target = child.member().target();
+    let exchanged = {
+        let mut exchange = std::pin::pin!(child.exchange_within(&mut call, options.time_limit));
+        tokio::select! {
+            biased;
+            exchanged = &mut exchange => exchanged,
+            () = shared.kill.notified() => {
+                target.kill();
+                exchange.await
+            }
+        }
+    };
+    let result = match exchanged {
         Ok(Ok(received)) => Ok(received),
         Ok(Err(gone)) => Err(child.explain(gone).await),
         Err(error) => Err(error),
@@ -285,6 +322,7 @@ async fn live(options: Options, mut call: Call, shared: Arc<Shared>, tell: watch
     tokio::select! {
         _ = gateway.close() => {}
         () = deadline => {}
+        () = shared.kill.notified() => target.kill(),
     }
     child.end().await;
 }
