@@ -135,6 +135,7 @@ pub(crate) struct Scheduler {
     rules: Rules,
     items: Vec<Item>,
     free: Vec<u32>,
+    /// In the order of their inputs, so that the one that all results wait for is the first.
     ready: VecDeque<u32>,
     /// To be run by themselves, each group in turn.
     suspects: VecDeque<Vec<u32>>,
@@ -151,6 +152,8 @@ pub(crate) struct Scheduler {
     /// How long the values of this map are.
     value_bytes: f64,
     next_look: Duration,
+    /// Items to be asked back, because too many values are held.
+    recalls: Vec<(GateId, u32)>,
 }
 
 impl Scheduler {
@@ -172,6 +175,7 @@ impl Scheduler {
             hopeless: None,
             value_bytes: 0.0,
             next_look: Duration::ZERO,
+            recalls: Vec::new(),
         }
     }
 
@@ -205,7 +209,6 @@ impl Scheduler {
             let error = ItemError::Lost(end.clone());
             self.fail(key, error);
         } else {
-            self.set(key, Place::Ready);
             self.ready.push_back(key);
         }
     }
@@ -227,7 +230,7 @@ impl Scheduler {
         self.counts.taken += 1;
         self.unfinished += 1;
         self.arg_bytes += args.len();
-        let item = Item { index, args, place: Place::Free, tries: 0, deaths: 0, asked: false };
+        let item = Item { index, args, place: Place::Ready, tries: 0, deaths: 0, asked: false };
         match self.free.pop() {
             Some(key) => {
                 self.items[key as usize] = item;
@@ -275,14 +278,11 @@ impl Scheduler {
         if self.stopped || self.gates[gate].state != State::Live {
             return None;
         }
-        let key = if self.gates[gate].examines {
-            self.next_suspect(gate)?
-        } else {
-            if !self.has_room(gate, now) {
-                return None;
-            }
-            self.ready.pop_front()?
-        };
+        if !self.has_room(gate, now) {
+            return None;
+        }
+        let key =
+            if self.gates[gate].examines { self.next_suspect(gate)? } else { self.ready.pop_front()? };
         let item = &mut self.items[key as usize];
         item.asked = false;
         item.place = Place::At(gate, self.gates[gate].give(key, item.args.len(), now));
@@ -295,24 +295,32 @@ impl Scheduler {
         if self.stopped || place.state != State::Live {
             return false;
         }
-        if place.examines {
-            return !place.group.is_empty() || (place.out == 0 && !self.suspects.is_empty());
+        if place.examines && place.group.is_empty() && (place.out > 0 || self.suspects.is_empty()) {
+            return false;
         }
         self.has_room(gate, now)
     }
 
-    /// Whether a gateway is to have the first of those that are ready.
+    /// Whether a gateway is to have the first of those that are ready, or the next suspect.
     fn has_room(&self, gate: GateId, now: Duration) -> bool {
         let place = &self.gates[gate];
-        let Some(key) = self.ready.front() else { return false };
         let slots = place.slots_left();
+        if place.examines {
+            // All of a group together, but not at any price.
+            return place.out < slots.max(1)
+                || (place.bytes < GATE_BYTES && self.values_to_come() < self.rules.bytes as f64);
+        }
+        let Some(key) = self.ready.front() else { return false };
         if slots == 0 || (place.out >= slots && (place.out >= place.target(now) || place.bytes >= GATE_BYTES))
         {
             return false;
         }
-        // The one that all results wait for is never held up.
-        self.outbox.waits_for(self.items[*key as usize].index)
-            || self.values_to_come() < self.rules.bytes as f64
+        self.is_awaited(*key) || self.values_to_come() < self.rules.bytes as f64
+    }
+
+    /// Whether all results wait for this item, which is never held up then. Results that are there wait for whoever takes them.
+    fn is_awaited(&self, key: u32) -> bool {
+        !self.outbox.is_ready() && self.outbox.waits_for(self.items[key as usize].index)
     }
 
     /// Bytes of values that are held, or that are likely to come.
@@ -334,6 +342,10 @@ impl Scheduler {
     ) -> Result<(), Malformed> {
         let key = u32::try_from(number).map_err(|_| Malformed)?;
         let item = self.items.get_mut(key as usize).ok_or(Malformed)?;
+        if self.stopped || self.hopeless.is_some() {
+            // All have ended without their gateways, which know nothing of that.
+            return Ok(());
+        }
         let Place::At(holder, given) = item.place else { return Err(Malformed) };
         if holder != gate {
             return Err(Malformed);
@@ -347,16 +359,12 @@ impl Scheduler {
                 self.value_bytes = known + (value.len() as f64 - known) / 16.0;
                 self.finish(key, Ok(value));
             }
-            Answer::Withdrawn => {
-                self.set(key, Place::Ready);
-                self.ready.push_front(key);
-            }
+            Answer::Withdrawn => self.make_ready(key),
             Answer::Fault(_) if !self.rules.at_most_once && item.tries < self.rules.retries => {
                 item.tries += 1;
                 self.counts.retried += 1;
                 self.gates[gate].failed += 1;
-                self.set(key, Place::Ready);
-                self.ready.push_front(key);
+                self.make_ready(key);
             }
             Answer::Fault(error) | Answer::Final(error) => {
                 self.gates[gate].failed += 1;
@@ -376,6 +384,20 @@ impl Scheduler {
         Ok(())
     }
 
+    /// An item that was given out is ready again.
+    fn make_ready(&mut self, key: u32) {
+        self.set(key, Place::Ready);
+        let index = self.items[key as usize].index;
+        // Mostly it comes before all that were never given out.
+        match self.ready.front() {
+            Some(first) if self.items[*first as usize].index < index => {
+                let at = self.ready.partition_point(|other| self.items[*other as usize].index < index);
+                self.ready.insert(at, key);
+            }
+            _ => self.ready.push_front(key),
+        }
+    }
+
     /// How long the calls that were answered have run on average.
     pub(crate) fn pace(&mut self, gate: GateId, nanos: u64) {
         self.gates[gate].pace.ran(nanos);
@@ -386,8 +408,15 @@ impl Scheduler {
         self.gates[gate].stuck = self.gates[gate].stuck.saturating_sub(1);
     }
 
-    /// Which item a gateway should be asked to give back, for another that is idle.
+    /// Which item a gateway should be asked to give back: because values are longer than they were and nobody takes them, or for
+    /// another gateway that is idle.
     pub(crate) fn poll_withdrawal(&mut self, now: Duration) -> Option<(GateId, u64)> {
+        if self.outbox.bytes() >= self.rules.bytes && self.recalls.is_empty() {
+            self.recall();
+        }
+        if let Some((gate, key)) = self.recalls.pop() {
+            return Some((gate, u64::from(key)));
+        }
         if !self.ready.is_empty() || self.stopped || now < self.next_look {
             return None;
         }
@@ -406,6 +435,30 @@ impl Scheduler {
         }
         self.next_look = now + LOOK;
         None
+    }
+
+    /// Asks back all that waits at gateways.
+    fn recall(&mut self) {
+        for gate in 0..self.gates.len() {
+            let place = &self.gates[gate];
+            if place.waiting() == 0 {
+                continue;
+            }
+            let (items, outbox) = (&self.items, &self.outbox);
+            let unbegun = place.items().rev().take((place.waiting() + place.asked) as usize);
+            let unasked = unbegun.filter(|key| {
+                let item = &items[*key as usize];
+                !item.asked && !outbox.waits_for(item.index)
+            });
+            let before = self.recalls.len();
+            self.recalls.extend(unasked.map(|key| (gate, key)));
+            for (_, key) in &self.recalls[before..] {
+                self.items[*key as usize].asked = true;
+            }
+            self.gates[gate].asked += (self.recalls.len() - before) as u32;
+        }
+        // The last of all is asked back first.
+        self.recalls.sort_unstable_by_key(|(_, key)| self.items[*key as usize].index);
     }
 
     /// The gateway whose last item will have to wait longest, if that is longer than moving it would take.
@@ -534,6 +587,10 @@ impl Scheduler {
     pub(crate) fn handle_timeout(&mut self, now: Duration) {
         let limbo = std::mem::take(&mut self.limbo);
         for limbo in limbo {
+            if self.stopped {
+                // One of those before stopped the map, and so these have ended too.
+                return;
+            }
             if limbo.until > now {
                 self.limbo.push(limbo);
             } else if limbo.suspicious {
@@ -541,8 +598,7 @@ impl Scheduler {
                 self.call_for_suspects();
             } else {
                 for key in limbo.items.into_iter().rev() {
-                    self.set(key, Place::Ready);
-                    self.ready.push_front(key);
+                    self.make_ready(key);
                 }
             }
         }
@@ -550,8 +606,11 @@ impl Scheduler {
 
     // ---- results -------------------------------------------------------------------------------------------------
 
-    /// An item has failed for good.
+    /// An item has failed for good, unless it has ended: with all others, by the failure of one of them.
     fn fail(&mut self, key: u32, error: ItemError) {
+        if self.items[key as usize].place == Place::Free {
+            return;
+        }
         let stops = match self.rules.on_error {
             OnError::GoOn => false,
             OnError::Stop => true,
@@ -596,6 +655,7 @@ impl Scheduler {
         self.ready.clear();
         self.suspects.clear();
         self.limbo.clear();
+        self.recalls.clear();
         for gate in &mut self.gates {
             gate.forget();
         }

@@ -14,8 +14,16 @@ const TRIP: Duration = Duration::from_micros(100);
 struct Far {
     id: GateId,
     slots: usize,
+    /// Slots that are taken by what was given up.
+    stuck: usize,
     queue: VecDeque<(u64, u64)>,
     dead: bool,
+}
+
+impl Far {
+    fn running(&self) -> usize {
+        self.queue.len().min(self.slots - self.stuck)
+    }
 }
 
 struct World {
@@ -31,7 +39,10 @@ struct World {
     /// Until when items of dead gateways may be running.
     ghosts: Vec<(Duration, BTreeSet<u64>)>,
     given: BTreeMap<u64, u32>,
+    /// Items that nothing could stop.
+    stuck: BTreeSet<u64>,
     deaths: u32,
+    hopeless: bool,
     rules: Rules,
 }
 
@@ -43,9 +54,15 @@ enum Op {
     Fill(u8),
     /// A gateway finishes one of what it runs.
     Finish(u8, u8),
-    /// A gateway dies: by itself, or because the network is cut.
-    Die(u8, bool),
+    /// A gateway dies: by itself, or because the network is cut; perhaps there is another process in its place at once.
+    Die(u8, bool, bool),
     Open(u8),
+    /// One of the running items is given up and goes on.
+    Stick(u8, u8),
+    /// What was stuck ends.
+    Free(u8),
+    /// No gateway is left, and none will come.
+    GiveUp,
     Pass(u16),
     Take,
     /// What was asked back is given back, if it was not begun.
@@ -57,7 +74,10 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (1u8..40).prop_map(Op::Feed),
         6 => any::<u8>().prop_map(Op::Fill),
         12 => (any::<u8>(), any::<u8>()).prop_map(|(gate, which)| Op::Finish(gate, which)),
-        1 => (any::<u8>(), any::<bool>()).prop_map(|(gate, cut)| Op::Die(gate, cut)),
+        1 => any::<(u8, bool, bool)>().prop_map(|(gate, cut, again)| Op::Die(gate, cut, again)),
+        1 => any::<(u8, u8)>().prop_map(|(gate, which)| Op::Stick(gate, which)),
+        1 => any::<u8>().prop_map(Op::Free),
+        1 => Just(Op::GiveUp),
         1 => (1u8..5).prop_map(Op::Open),
         3 => (1u16..3000).prop_map(Op::Pass),
         3 => Just(Op::Take),
@@ -79,15 +99,21 @@ impl World {
             order: Vec::new(),
             ghosts: Vec::new(),
             given: BTreeMap::new(),
+            stuck: BTreeSet::new(),
             deaths: 0,
+            hopeless: false,
             rules,
         }
     }
 
     fn open(&mut self, slots: usize) {
         let id = self.scheduler.add_gate();
+        self.answers(id, slots);
+    }
+
+    fn answers(&mut self, id: GateId, slots: usize) {
         self.scheduler.opened(id, slots as u32, TRIP, self.now);
-        self.fars.push(Far { id, slots, queue: VecDeque::new(), dead: false });
+        self.fars.push(Far { id, slots, stuck: 0, queue: VecDeque::new(), dead: false });
     }
 
     fn live(&self, number: u8) -> Option<usize> {
@@ -128,7 +154,7 @@ impl World {
 
     /// One of the running items ends, or ends its worker.
     fn finish(&mut self, far: usize, which: u8) {
-        let running = self.fars[far].queue.len().min(self.fars[far].slots);
+        let running = self.fars[far].running();
         if running == 0 {
             return;
         }
@@ -148,6 +174,25 @@ impl World {
         self.scheduler.handle_answer(id, number, answer, self.now).unwrap();
     }
 
+    fn stick(&mut self, far: usize, which: u8) {
+        let place = &mut self.fars[far];
+        if place.running() == 0 {
+            return;
+        }
+        let (number, index) = place.queue.remove(usize::from(which) % place.running()).unwrap();
+        place.stuck += 1;
+        self.stuck.insert(index);
+        let answer = Answer::Stuck(ItemError::TimedOut { running: true });
+        self.scheduler.handle_answer(place.id, number, answer, self.now).unwrap();
+    }
+
+    fn free(&mut self, far: usize) {
+        if self.fars[far].stuck > 0 {
+            self.fars[far].stuck -= 1;
+            self.scheduler.freed(self.fars[far].id);
+        }
+    }
+
     fn die(&mut self, far: usize, cut: bool) {
         let settle = if cut { SETTLE } else { Duration::ZERO };
         self.fars[far].dead = true;
@@ -162,10 +207,9 @@ impl World {
 
     fn withdraw(&mut self) {
         while let Some((gate, number)) = self.scheduler.poll_withdrawal(self.now) {
-            let far = self.fars.iter_mut().find(|far| far.id == gate).unwrap();
-            assert!(!far.dead);
+            let far = self.fars.iter_mut().find(|far| far.id == gate && !far.dead).unwrap();
             let at = far.queue.iter().position(|(other, _)| *other == number).unwrap();
-            assert!(at >= far.slots, "an item is asked back that is running");
+            assert!(at >= far.slots - far.stuck, "an item is asked back that is running");
             let index = far.queue.remove(at).unwrap().1;
             // It did not run, so it may be given out again.
             *self.given.get_mut(&index).unwrap() -= 1;
@@ -195,7 +239,22 @@ impl World {
             Op::Feed(count) => self.feed(count.into()),
             Op::Fill(gate) => self.live(gate).into_iter().for_each(|far| self.fill(far)),
             Op::Finish(gate, which) => self.live(gate).into_iter().for_each(|far| self.finish(far, which)),
-            Op::Die(gate, cut) => self.live(gate).into_iter().for_each(|far| self.die(far, cut)),
+            Op::Die(gate, cut, again) => {
+                if let Some(far) = self.live(gate) {
+                    self.die(far, cut);
+                    if again {
+                        self.scheduler.reopen(self.fars[far].id);
+                        self.answers(self.fars[far].id, self.fars[far].slots);
+                    }
+                }
+            }
+            Op::Stick(gate, which) => self.live(gate).into_iter().for_each(|far| self.stick(far, which)),
+            Op::Free(gate) => self.live(gate).into_iter().for_each(|far| self.free(far)),
+            Op::GiveUp if self.live(0).is_none() => {
+                self.hopeless = true;
+                self.scheduler.give_up_hope(None);
+            }
+            Op::GiveUp => {}
             Op::Open(slots) if self.fars.iter().filter(|far| !far.dead).count() < 6 => {
                 self.open(slots.into())
             }
@@ -209,7 +268,9 @@ impl World {
 
     fn check(&self) {
         let held = self.scheduler.unfinished + self.scheduler.outbox.held();
-        assert!(held <= self.rules.window, "{held} items are held");
+        // Errors that were collected all come at the end.
+        let collected = matches!(self.rules.on_error, OnError::Collect { .. }) && self.scheduler.is_done();
+        assert!(held <= self.rules.window || collected, "{held} items are held");
         assert!(self.scheduler.items.len() <= self.rules.window, "places of items are reused");
     }
 
@@ -225,6 +286,7 @@ impl World {
             self.feed(usize::MAX);
             for far in 0..self.fars.len() {
                 if !self.fars[far].dead {
+                    self.free(far);
                     self.fill(far);
                 }
             }
@@ -243,14 +305,21 @@ impl World {
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
-    (any::<bool>(), 1usize..400, 0u32..3, 1u32..4, any::<bool>()).prop_map(
-        |(ordered, window, retries, max_deaths, at_most_once)| Rules {
+    let on_error = prop_oneof![
+        3 => Just(OnError::GoOn),
+        1 => Just(OnError::Stop),
+        1 => (0usize..5).prop_map(|most| OnError::Collect { most }),
+    ];
+    let bytes = prop_oneof![1 => 1usize..200, 1 => Just(64 << 20)];
+    (any::<bool>(), 1usize..400, bytes, 0u32..3, 1u32..4, any::<bool>(), on_error).prop_map(
+        |(ordered, window, bytes, retries, max_deaths, at_most_once, on_error)| Rules {
             ordered,
             window,
+            bytes,
             retries,
             max_deaths,
             at_most_once,
-            ..Rules::default()
+            on_error,
         },
     )
 }
@@ -273,9 +342,27 @@ proptest! {
             world.apply(op);
         }
         world.run_out();
-        prop_assert_eq!(world.results.len() as u64, inputs);
+        let stopped = world.scheduler.is_stopped();
+        prop_assert_eq!(world.results.len() as u64, world.pushed);
+        prop_assert!(world.pushed == inputs || stopped);
+        prop_assert!(!stopped || rules.on_error != OnError::GoOn);
         if rules.ordered {
-            prop_assert!(world.order.is_sorted());
+            let collects = matches!(rules.on_error, OnError::Collect { .. });
+            let place = |index: &u64| (collects && world.results[index].is_err(), *index);
+            prop_assert!(world.order.iter().map(place).is_sorted());
+        }
+        let counts = world.scheduler.counts();
+        prop_assert_eq!(counts.done + counts.failed, counts.taken);
+        let failed = |error: &Ended| !matches!(error, Ok(_) | Err(ItemError::Stopped));
+        let failed = world.results.values().filter(|ended| failed(ended)).count();
+        match rules.on_error {
+            OnError::GoOn => {}
+            // Without hope all are lost, at once.
+            OnError::Stop => prop_assert!(failed == usize::from(stopped) || world.hopeless),
+            OnError::Collect { most } => {
+                prop_assert!(stopped == (failed > most) || world.hopeless);
+                prop_assert!(failed <= most + 1 || world.hopeless);
+            }
         }
         for (index, ended) in &world.results {
             match ended {
@@ -284,8 +371,12 @@ proptest! {
                     // An innocent one is only suspected as often as gateways died by themselves.
                     prop_assert!(*deaths >= rules.max_deaths && *deaths <= world.deaths);
                 }
-                Err(ItemError::Lost(_)) => prop_assert!(rules.at_most_once),
-                Err(ItemError::TimedOut { .. }) => prop_assert!(world.failing.contains(index)),
+                Err(ItemError::Lost(_)) => prop_assert!(rules.at_most_once || world.hopeless),
+                Err(ItemError::Stopped) => prop_assert!(stopped),
+                Err(ItemError::TimedOut { running }) => {
+                    let known = if *running { &world.stuck } else { &world.failing };
+                    prop_assert!(known.contains(index));
+                }
                 Err(error) => prop_assert!(false, "{index}: {error}"),
             }
         }
@@ -500,6 +591,116 @@ fn held_values_stop_the_calls_but_never_the_one_that_is_waited_for() {
     world.pass(SETTLE);
     world.fill(1);
     assert_eq!(world.fars[1].queue[0].1, 0);
+}
+
+#[test]
+fn the_item_that_all_wait_for_is_given_out_first_however_they_came_back() {
+    let rules = Rules { ordered: true, bytes: 1000, window: 1000, retries: 1, ..Rules::default() };
+    let mut world = world(rules, 100);
+    world.open(3);
+    world.feed(usize::MAX);
+    world.fill(0);
+    let fault = || Answer::Fault(ItemError::TimedOut { running: false });
+    let queue: Vec<_> = world.fars[0].queue.drain(..).collect();
+    assert_eq!(queue.iter().map(|(_, index)| *index).collect::<Vec<_>>(), [0, 1, 2]);
+    // Values are held that wait for the first; it comes back before the second.
+    world.scheduler.handle_answer(0, queue[2].0, Answer::Value(Payload::new(&[0; 1000])), world.now).unwrap();
+    world.scheduler.handle_answer(0, queue[0].0, fault(), world.now).unwrap();
+    world.scheduler.handle_answer(0, queue[1].0, fault(), world.now).unwrap();
+    for index in [0, 1] {
+        world.fill(0);
+        assert_eq!(world.fars[0].queue.pop_front().unwrap().1, index);
+        let (number, _) = queue[index as usize];
+        world.scheduler.handle_answer(0, number, Answer::Value(Payload::new(&[])), world.now).unwrap();
+        world.scheduler.take_results(&mut VecDeque::new());
+    }
+}
+
+#[test]
+fn values_that_grow_are_bounded_while_nobody_takes_them() {
+    const BYTES: usize = 1 << 20;
+    for ordered in [false, true] {
+        let mut world = world(Rules { ordered, bytes: BYTES, ..Rules::default() }, 14_000);
+        world.open(2);
+        world.open(2);
+        let mut taken = 0;
+        let mut most = 0;
+        while !world.scheduler.is_done() || world.scheduler.has_results() {
+            // What comes before anything is taken.
+            loop {
+                world.feed(usize::MAX);
+                let mut done = 0;
+                for far in 0..2 {
+                    world.fill(far);
+                    for _ in 0..16 {
+                        let Some((number, index)) = world.fars[far].queue.pop_front() else { break };
+                        let len = if index < 10_000 { 10 } else { 16 << 10 };
+                        world.scheduler.pace(world.fars[far].id, 1000);
+                        let value = Answer::Value(Payload::new(&vec![0; len]));
+                        world.scheduler.handle_answer(world.fars[far].id, number, value, world.now).unwrap();
+                        done += 1;
+                    }
+                    world.withdraw();
+                }
+                if done == 0 {
+                    break;
+                }
+            }
+            most = most.max(world.scheduler.outbox.bytes());
+            let mut results = VecDeque::new();
+            world.scheduler.take_results(&mut results);
+            taken += results.len();
+        }
+        assert_eq!(taken, 14_000);
+        assert!(most >= BYTES, "the consumer was stalled");
+        assert!(most < 3 * BYTES, "{most} bytes were held");
+    }
+}
+
+#[test]
+fn answers_that_were_under_way_when_the_map_stopped_are_taken() {
+    for on_error in [OnError::Stop, OnError::Collect { most: 0 }] {
+        let mut world = world(Rules { on_error, ..Rules::default() }, 10);
+        world.open(4);
+        world.feed(usize::MAX);
+        world.fill(0);
+        let numbers: Vec<u64> = world.fars[0].queue.iter().map(|(number, _)| *number).collect();
+        let fault = Answer::Fault(ItemError::TimedOut { running: false });
+        world.scheduler.handle_answer(0, numbers[1], fault, world.now).unwrap();
+        assert!(world.scheduler.is_stopped());
+        for number in [0, 2, 3].map(|at: usize| numbers[at]) {
+            world.scheduler.handle_answer(0, number, Answer::Value(Payload::new(&[])), world.now).unwrap();
+        }
+        assert!(
+            world.scheduler.handle_answer(0, 99, Answer::Withdrawn, world.now).is_err(),
+            "nobody was given that"
+        );
+        world.take();
+        assert_eq!(world.results.len() as u64, world.pushed);
+    }
+}
+
+#[test]
+fn a_lost_gateway_that_stops_the_map_ends_each_item_once() {
+    for suspicious in [false, true] {
+        let rules =
+            Rules { at_most_once: !suspicious, max_deaths: 1, on_error: OnError::Stop, ..Rules::default() };
+        let mut world = world(rules, 10);
+        world.open(1);
+        world.open(1);
+        world.feed(usize::MAX);
+        world.fill(0);
+        world.fill(1);
+        let settle = Duration::from_secs(1);
+        let loss = Loss { settle, suspicious, end: None };
+        // Two losses are due at once.
+        world.scheduler.lost(0, &loss, world.now);
+        world.scheduler.lost(1, &loss, world.now);
+        world.pass(settle);
+        world.take();
+        assert!(world.scheduler.is_done());
+        assert_eq!(world.results.len() as u64, world.pushed);
+    }
 }
 
 #[test]
