@@ -7,7 +7,8 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io::{BufRead, Read};
+use std::io::{self, BufRead, Read};
+use std::sync::{Arc, OnceLock};
 
 use farcall::{BoxError, Gateway, Spec, Tasks};
 
@@ -24,12 +25,21 @@ fn count(text: String) -> HashMap<String, u64> {
 }
 
 /// The pieces of a text, each ending with a line. Taken only as fast as they are counted.
-fn pieces(mut input: impl BufRead) -> impl Iterator<Item = String> {
-    std::iter::from_fn(move || {
+///
+/// An iterator of inputs can only end: if that is because the text cannot be read on, `failed` has the reason.
+fn pieces(mut input: impl BufRead, failed: Arc<OnceLock<io::Error>>) -> impl Iterator<Item = String> {
+    let mut read = move || {
         let mut piece = Vec::new();
-        input.by_ref().take(PIECE).read_to_end(&mut piece).ok()?;
-        input.read_until(b'\n', &mut piece).ok()?;
-        (!piece.is_empty()).then(|| String::from_utf8_lossy(&piece).into_owned())
+        input.by_ref().take(PIECE).read_to_end(&mut piece)?;
+        input.read_until(b'\n', &mut piece)?;
+        Ok((!piece.is_empty()).then(|| String::from_utf8_lossy(&piece).into_owned()))
+    };
+    std::iter::from_fn(move || {
+        read().unwrap_or_else(|error| {
+            // Set once: it is the end.
+            let _ = failed.set(error);
+            None
+        })
     })
 }
 
@@ -43,13 +53,17 @@ fn main() -> Result<(), BoxError> {
         for spec in &specs {
             gateways.push(Gateway::open(spec).await?);
         }
-        let text = pieces(std::io::BufReader::new(std::io::stdin()));
+        let failed = Arc::new(OnceLock::new());
+        let text = pieces(io::BufReader::new(io::stdin()), Arc::clone(&failed));
         let mut counted = farcall::map(count, text).on(&gateways).start()?;
         let mut total = HashMap::new();
         while let Some((_, counts)) = counted.next().await {
             for (word, count) in counts? {
                 *total.entry(word).or_insert(0) += count;
             }
+        }
+        if let Some(error) = failed.get() {
+            return Err(format!("cannot read the text to its end: {error}").into());
         }
         let mut words: Vec<(String, u64)> = total.into_iter().collect();
         words.sort_unstable_by(|(a, more), (b, less)| less.cmp(more).then(a.cmp(b)));

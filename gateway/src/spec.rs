@@ -13,6 +13,9 @@ pub use text::SpecError;
 
 use crate::role::Life;
 
+/// The longest of all times: whoever asks for more means for ever, and no clock can be set much further.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Where and how a worker is started.
 ///
 /// As text it is a place, and after a `?` its settings, with `&` between them:
@@ -207,28 +210,29 @@ impl Spec {
     /// that is shorter than usual; at most half of the lease.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: Duration) -> Spec {
-        self.heartbeat = Some(heartbeat);
+        // Half of the longest lease.
+        self.heartbeat = Some(heartbeat.min(LONGEST / 2));
         self
     }
 
     /// After so long without a sign of life each side takes the other for lost. Twenty seconds by default.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Spec {
-        self.lease = Some(lease);
+        self.lease = Some(lease.min(LONGEST));
         self
     }
 
     /// How long the worker's tasks and processes may take to end when the coordinator is gone. Two seconds by default.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Spec {
-        self.grace = Some(grace);
+        self.grace = Some(grace.min(LONGEST));
         self
     }
 
     /// How long the start may take once the place is reached. Sixty seconds by default.
     #[must_use]
     pub fn start_limit(mut self, limit: Duration) -> Spec {
-        self.start_limit = Some(limit);
+        self.start_limit = Some(limit.min(LONGEST));
         self
     }
 

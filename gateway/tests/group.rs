@@ -54,6 +54,8 @@ fn main() {
             plain("dropping_a_start_leaves_nothing", dropping_a_start_leaves_nothing),
             plain("a_task_runs_on_all", a_task_runs_on_all),
             at(&[Kind::Local, Kind::Ssh], "terminate_ends_busy_gateways", terminate_ends_busy_gateways),
+            plain("times_of_any_length_are_taken", times_of_any_length_are_taken),
+            plain("a_plan_whose_hub_has_left_is_refused", a_plan_whose_hub_has_left_is_refused),
             plain("a_stopped_worker_is_killed_in_time", a_stopped_worker_is_killed_in_time),
             at(&[Kind::Ssh], "a_hung_transport_holds_nothing_up", a_hung_transport_holds_nothing_up),
             at(&[Kind::Local, Kind::Ssh], "hubs_start_first_and_end_last", hubs_start_first_and_end_last),
@@ -417,6 +419,24 @@ async fn terminate_ends_busy_gateways(place: Arc<Place>) {
     assert!(group.terminate(Duration::ZERO).await.expect("nothing to end").is_empty());
     group.add(place.text()).await.expect("another");
     assert_eq!(group.call(square, (2,)).await.expect("a number"), [4]);
+}
+
+async fn times_of_any_length_are_taken() {
+    let ever = Spec::local().grace(Duration::MAX).lease(Duration::MAX).heartbeat(Duration::MAX / 2);
+    let mut group = Group::open(vec![ever; 2]).await.expect("a group");
+    assert_eq!(group.call(square, (3,)).await.expect("numbers"), [9, 9]);
+    let ends = group.terminate(Duration::MAX).await.expect("all end");
+    assert!(ends.iter().all(|end| end.exit() == Some(Exit::Code(0))), "{ends:?}");
+}
+
+async fn a_plan_whose_hub_has_left_is_refused() {
+    let mut group = Group::open([Spec::local().id("leaving")]).await.expect("a group");
+    let plan = group.plan(vec![Spec::local(), Spec::local().via("leaving")]).expect("a plan");
+    let hub = group.remove("leaving").expect("it is there");
+    let error = group.start(plan).await.expect_err("its hub has left");
+    assert!(matches!(&error, StartError::UnknownHub { via, .. } if via == "leaving"), "{error:?}");
+    assert!(group.is_empty());
+    hub.exit();
 }
 
 async fn a_stopped_worker_is_killed_in_time() {

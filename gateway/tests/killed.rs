@@ -22,7 +22,7 @@ const PLAY: &str = "--play";
 const GONE: Duration = Duration::from_secs(3 + 7);
 
 fn main() {
-    let tasks = || Tasks::new().add(square).add(hold).add(echo).add(print);
+    let tasks = || Tasks::new().add(square).add(hold).add(echo).add(print).add(breed);
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [PLAY, part, rest @ ..] = args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         farcall::init(tasks());
@@ -42,6 +42,7 @@ fn main() {
             at(&EVERYWHERE, "a_process_killed_while_it_starts_hangs_no_start", killed_while_it_starts),
             at(&EVERYWHERE, "a_coordinator_stopped_within_the_lease_loses_nothing", a_stopped_coordinator),
             plain("a_killed_fork_server_hangs_nothing_and_is_replaced", a_killed_fork_server),
+            plain("the_end_of_a_killed_guardian_is_told_when_all_below_it_is_gone", a_killed_guardian),
         ],
     );
 }
@@ -67,6 +68,17 @@ async fn echo(mut from: Receiver<u64>, to: Sender<u64>) -> Result<(), BoxError> 
 
 fn print(text: String) {
     println!("{text}");
+}
+
+/// Starts processes that have sessions of their own and hold nothing of this one's, tells their numbers, and never ends.
+async fn breed(count: u32, running: Sender<Vec<u32>>) -> Result<(), BoxError> {
+    let script = format!("for n in $(seq {count}); do setsid sleep 1000 & echo $!; done; exec >&-; wait");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let output = shell.spawn()?.stdout.take().ok_or("piped")?;
+    let lines = BufReader::new(output).lines().take(count as usize);
+    running.send(lines.map(|line| Ok(line?.trim().parse()?)).collect::<Result<_, BoxError>>()?).await?;
+    std::future::pending().await
 }
 
 // ---- what the tests share ----------------------------------------------------------------------------------------
@@ -391,5 +403,20 @@ async fn a_killed_fork_server() {
     while line != "fine" {
         println!("{line}");
         line = coordinator.line();
+    }
+}
+
+async fn a_killed_guardian() {
+    for _ in 0..10 {
+        let (gateway, _) = forked().await;
+        let (running, mut runs) = gateway.pair();
+        let call = gateway.start(breed, (40, running)).await.expect("a call");
+        let pids = runs.recv().await.expect("it runs").expect("numbers");
+        assert!(pids.len() == 40 && pids.iter().all(|pid| alive(*pid)));
+        kill(parent(gateway.pid()).expect("a guardian"), Signal::KILL);
+        gateway.wait().await;
+        let left: Vec<&u32> = pids.iter().filter(|pid| alive(**pid)).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(call.await.is_err());
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use farcall::local::{self, Options, Pool, PoolError, RunError, State, Worker};
 use farcall::{Context, ExitStatus, Plain, Tasks};
 use gateways::{alive, plain, serves_all, until};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde::{Deserialize, Serialize};
 
 /// A start in which this is set never comes to `init`.
@@ -71,6 +71,11 @@ fn main() {
             "a_kill_at_any_moment_of_a_start_is_told_as_what_it_was",
             a_kill_at_any_moment_of_a_start_is_told_as_what_it_was,
         ),
+        plain(
+            "a_start_that_the_fork_server_cannot_take_is_over",
+            a_start_that_the_fork_server_cannot_take_is_over,
+        ),
+        plain("times_of_any_length_are_taken", times_of_any_length_are_taken),
         plain("prints_of_a_process_are_told", prints_of_a_process_are_told),
         plain("a_worker_goes_on_after_failures", a_worker_goes_on_after_failures),
         plain("a_worker_survives_a_dropped_call_that_waits", a_worker_survives_a_dropped_call_that_waits),
@@ -614,6 +619,42 @@ async fn a_kill_at_any_moment_of_a_start_is_told_as_what_it_was() {
         }
     }
     assert!(never > 0 && began > 0, "{never} and {began}");
+}
+
+async fn a_start_that_the_fork_server_cannot_take_is_over() {
+    for _ in 0..2 {
+        local::run(square, (1,)).await.expect("a value");
+    }
+    let below = farcall_test_support::descendants(std::process::id());
+    let server = below.into_iter().find(|pid| serves_all(*pid)).expect("the second was forked");
+    let open = |number: &u64| std::fs::symlink_metadata(format!("/proc/{server}/fd/{number}")).is_ok();
+    // Room for one of the three that come along.
+    let first_free = (0..).find(|number| !open(number)).expect("one is free");
+    let pid = Pid::from_raw(server.cast_signed());
+    let limit = |current| {
+        let usual = getrlimit(Resource::Nofile);
+        prlimit(pid, Resource::Nofile, Rlimit { current, ..usual }).expect("its limit").current
+    };
+    let usual = limit(Some(first_free + 1));
+    let process = local::open(square, (2,)).await.expect("a handle");
+    assert!(matches!(process.result().await, Err(RunError::Start(_))));
+    assert_eq!(process.wait().await, None);
+    limit(usual);
+    assert_eq!(local::run(square, (3,)).await.expect("a value"), 9);
+    assert!(offspring().is_empty(), "{:?}", offspring());
+}
+
+async fn times_of_any_length_are_taken() {
+    let ever = Duration::MAX;
+    let options = Options::new().grace(ever).time_limit(ever).start_limit(ever);
+    assert_eq!(options.run(square, (3,)).await.expect("a value"), 9);
+    let pool = options.pool(1);
+    assert_eq!(pool.call(square, (4,)).await.expect("a value"), 16);
+    pool.close().await;
+    let process = options.open(hold, (temporary().1,)).await.expect("a handle");
+    process.wait_for(State::Running).await;
+    process.terminate().expect("a signal");
+    assert_eq!(process.wait_timeout(ever).await, Some(ExitStatus::Signal(libc::SIGTERM)));
 }
 
 async fn prints_of_a_process_are_told() {

@@ -10,6 +10,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::end::GatewayEnd;
 use crate::gateway::Gateway;
 
+/// Nobody waits for longer, and no clock can be set as far as a duration may be long.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// What became of gateways that were to end.
 pub(super) struct Ends {
     pub(super) ended: Vec<Arc<GatewayEnd>>,
@@ -47,6 +50,7 @@ pub(super) fn heights<'a>(ids: impl Iterator<Item = &'a str>, vias: &[(Arc<str>,
 /// Runs on the driver, and goes on when nobody waits for it.
 pub(super) async fn end(gateways: Vec<Gateway>, heights: Vec<u32>, limit: Duration) -> Ends {
     let begin = Instant::now();
+    let limit = limit.min(LONGEST);
     let levels = heights.iter().max().map_or(1, |highest| highest + 1);
     let share = limit / levels;
     let mut results = Vec::new();

@@ -46,6 +46,14 @@ pub(super) async fn start(
         }
     }
     let ids: Vec<Arc<str>> = plan.ids().cloned().collect();
+    // All of them before anything is started.
+    let mut there = HashMap::new();
+    for Planned { id, hub, .. } in &plan.members {
+        if let Some(Hub::Known(via)) = hub {
+            let unknown = || StartError::UnknownHub { id: id.text().to_string(), via: via.clone() };
+            there.insert(via.clone(), known(via).ok_or_else(unknown)?);
+        }
+    }
     let mut vias = Vec::new();
     let turns = Arc::new(Semaphore::new(settings.at_once));
     let mut starting = JoinSet::new();
@@ -53,10 +61,8 @@ pub(super) async fn start(
         let through = match &hub {
             None => None,
             Some(Hub::Known(via)) => {
-                let gateway = known(via)
-                    .ok_or_else(|| StartError::UnknownHub { id: id.text().to_string(), via: via.clone() })?;
                 vias.push((Arc::clone(id.text()), Arc::from(&**via)));
-                Some(Through::Ready(gateway))
+                there.get(via).cloned().map(Through::Ready)
             }
             Some(Hub::Planned(hub)) => {
                 vias.push((Arc::clone(id.text()), Arc::clone(&ids[*hub])));

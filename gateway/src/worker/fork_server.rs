@@ -15,7 +15,7 @@
 //! |---|---|
 //! | the coordinator ends | the workers' inputs end, of which their guardians know; this process ends after them |
 //! | this process ends, in any way | the guardians sweep at once what is below them |
-//! | a guardian is killed | its worker ends as by [`super::guardian`]; what else it had adopted is killed here |
+//! | a guardian is killed | its worker ends as by [`super::guardian`]; what else it had adopted is killed here, before its end is told |
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -79,6 +79,8 @@ struct Server {
     children: BTreeMap<i32, Child>,
     /// Not told yet. At most two for each order.
     reports: VecDeque<Report>,
+    /// The ends of workers whose guardian was killed: told when what it left behind is swept.
+    unswept: Vec<Report>,
     /// Since when those are swept that a guardian left behind, and how often by now.
     sweeping: Option<(Instant, u32)>,
     /// The coordinator is gone: when to end, whatever is left.
@@ -132,6 +134,7 @@ impl Server {
             slots: limits::slots().get(),
             children: BTreeMap::new(),
             reports: VecDeque::from([Report::Ready]),
+            unswept: Vec::new(),
             sweeping: None,
             over: None,
             longest_grace: Duration::ZERO,
@@ -174,8 +177,10 @@ impl Server {
                         },
                     },
                     Some((Order::Kill { number }, _)) => self.kill(number),
-                    // Nobody says such a thing.
-                    Some((Order::Start { .. }, None)) => {}
+                    // The streams did not fit into this process's table of descriptors.
+                    Some((Order::Start { number, .. }, None)) => {
+                        self.reports.push_back(Report::NotStarted { number, errno: libc::EMFILE });
+                    }
                     None => break,
                 }
             }
@@ -214,7 +219,11 @@ impl Server {
                         self.sweeping.get_or_insert((Instant::now(), 0));
                     }
                     if let Some(Child { number, .. }) = child {
-                        self.reports.push_back(Report::Ended { number, exit: exit_of(status) });
+                        let ended = Report::Ended { number, exit: exit_of(status) };
+                        match status.signaled() {
+                            true => self.unswept.push(ended),
+                            false => self.reports.push_back(ended),
+                        }
                     }
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -233,6 +242,9 @@ impl Server {
         let met = below.round_without(&guardians, signal);
         let over = met == 0 || began.elapsed() > SWEEP_LIMIT;
         self.sweeping = (!over).then_some((began, rounds.saturating_add(1)));
+        if over {
+            self.reports.extend(self.unswept.drain(..));
+        }
     }
 
     fn kill(&mut self, number: u64) {
