@@ -86,6 +86,10 @@ impl States {
         self.ending.store(true, Relaxed);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.built.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Drops what no task holds any more.
     pub(crate) fn clear(&self) {
         let built = std::mem::take(&mut *self.built.lock().unwrap_or_else(PoisonError::into_inner));

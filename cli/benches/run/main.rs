@@ -58,6 +58,7 @@ fn measure(assignment: &Assignment) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let number = runtime.block_on(async {
         match assignment.row.as_str() {
+            "start_ssh_cold" => worker::cold(assignment).await,
             "worker_size" => worker::size(assignment).await,
             "worker_rss" => worker::resident().await,
             _ => commands::run(assignment).await,

@@ -8,7 +8,11 @@ pub(crate) const SERVERS: usize = 32;
 
 /// How many servers a row needs.
 pub(crate) fn servers(row: &Row) -> usize {
-    if row.name.starts_with("run_32") { SERVERS } else { 0 }
+    match row.name {
+        "run_32" | "run_32_cpu" => SERVERS,
+        "start_ssh_cold" => 1,
+        _ => 0,
+    }
 }
 
 /// All rows, in the order in which they run.
@@ -29,6 +33,14 @@ pub(crate) const ROWS: &[Row] = &[
         peers: &["ssh", "clush", "pdsh"],
         must: &[CeilingTimes(1.2, "ssh")],
         aim: &[CeilingTimes(0.6, "ssh")],
+    },
+    Row {
+        name: "start_ssh_cold",
+        what: "ssh start to first reply, delivery of the stock worker included",
+        unit: Unit::Milliseconds,
+        peers: &["ssh"],
+        must: &[CeilingTimes(1.2, "ssh")],
+        aim: &[CeilingTimes(0.8, "ssh")],
     },
     Row {
         name: "worker_size",

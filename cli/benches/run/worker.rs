@@ -1,9 +1,14 @@
-//! The worker that the program ships: what it weighs on the way, and what it takes while it is idle.
+//! The worker that the program ships: how fast it is there, what it weighs on the way, and what it takes while it is idle.
 
+use std::time::Instant;
+
+use farcall::ssh::ConfigFiles;
 use farcall::{CommandTarget, Delivery, Gateway, Program, Spec};
 
 use crate::Failure;
 use crate::assignment::Assignment;
+use crate::times::{median, milliseconds};
+use crate::{farm, peers};
 
 /// The lean twin, as built beside the program.
 fn program() -> Program {
@@ -24,6 +29,37 @@ pub(crate) async fn size(assignment: &Assignment) -> Result<f64, Failure> {
         Delivery::Sent { bytes, .. } => Ok(bytes as f64),
         other => Err(format!("the worker came there as {other:?}").into()),
     }
+}
+
+/// Milliseconds from nothing to the first reply, at a host that has no worker yet; or of `ssh host true`.
+pub(crate) async fn cold(assignment: &Assignment) -> Result<f64, Failure> {
+    let home = &assignment.home;
+    // Read, and compressed for those that can unpack, once for all starts of a process.
+    let program = program();
+    let spec = Spec::ssh(farm::name(0)).config(ConfigFiles::Only(farm::config(home)));
+    let once = async || {
+        if assignment.contender == "ssh" {
+            let began = Instant::now();
+            let status = peers::ssh(home, 0, "true").status()?;
+            let time = milliseconds(began);
+            return if status.success() { Ok(time) } else { Err(format!("ssh ended with {status}").into()) };
+        }
+        let cache = farm::cache(home, 0);
+        std::fs::remove_dir_all(&cache)?;
+        std::fs::create_dir(&cache)?;
+        let began = Instant::now();
+        let gateway = Gateway::builder(spec.clone()).program(program.clone()).open().await?;
+        gateway.info().await?;
+        let time = milliseconds(began);
+        let delivery = gateway.delivery();
+        gateway.exit();
+        gateway.wait().await;
+        match delivery {
+            Delivery::Sent { .. } => Ok(time),
+            other => Err(format!("a cold start found its worker {other:?}").into()),
+        }
+    };
+    median(assignment.length, once).await
 }
 
 /// Bytes of resident memory of a worker that has nothing to do.

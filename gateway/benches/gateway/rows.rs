@@ -34,12 +34,13 @@ pub(crate) const ROWS: &[Row] = &[
         aim: &[CeilingTimes(0.6, "ssh")],
     },
     Row {
-        name: "start_ssh_cold",
-        what: "the same, delivery included",
+        name: "start_ssh_ship",
+        what: "the same, delivery of this very program of 12 MB included",
         unit: Unit::Milliseconds,
         peers: &["ssh"],
-        must: &[CeilingTimes(1.2, "ssh")],
-        aim: &[CeilingTimes(0.8, "ssh")],
+        // What is promised is promised of the stock worker: start_ssh_cold, beside the program.
+        must: &[],
+        aim: &[],
     },
     Row {
         name: "ssh_bytes",

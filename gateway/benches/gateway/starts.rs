@@ -31,7 +31,7 @@ pub(crate) async fn run(assignment: &Assignment) -> Result<f64, Failure> {
         ("start_local", "exec") => fork_and_exec(),
         ("start_local", _) => open(&Spec::local(), Delivery::Present).await,
         (_, "ssh") => ssh(home),
-        ("start_ssh_cold", _) => {
+        ("start_ssh_ship", _) => {
             let cache = farm::cache(home, 0);
             std::fs::remove_dir_all(&cache)?;
             std::fs::create_dir(&cache)?;

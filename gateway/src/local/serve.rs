@@ -56,6 +56,8 @@ struct Cancel {
 pub(crate) struct Calls {
     state: Mutex<State>,
     idle: Condvar,
+    /// Its thread was started.
+    pub(crate) taken: AtomicBool,
 }
 
 #[derive(Default)]
@@ -94,6 +96,7 @@ impl Calls {
         std::thread::Builder::new()
             .name("farcall-calls".into())
             .spawn(move || calls.serve(&socket, &crew))?;
+        self.taken.store(true, Relaxed);
         Ok(())
     }
 
@@ -145,8 +148,12 @@ impl Calls {
     }
 
     fn end(&self) {
-        self.state().running = None;
-        self.idle.notify_all();
+        let mut state = self.state();
+        state.running = None;
+        // Nobody else waits, and this is on the way of every reply.
+        if state.stopped {
+            self.idle.notify_all();
+        }
     }
 
     /// Cancels the call of this number, whether it has begun or is still to come.
@@ -160,14 +167,23 @@ impl Calls {
         }
     }
 
-    /// Cancels what runs and waits until it has ended, at most for `limit`. Nothing begins any more.
-    pub(crate) fn stop(&self, limit: Duration) {
-        let end = Instant::now() + limit;
+    /// Has nothing begin any more, and cancels what runs. Returns whether nothing does.
+    pub(crate) fn refuse(&self) -> bool {
         let mut state = self.state();
         state.stopped = true;
         if let Some((_, cancel)) = &state.running {
             cancel.ask();
         }
+        state.running.is_none()
+    }
+
+    /// Cancels what runs and waits until it has ended, at most for `limit`. Nothing begins any more.
+    pub(crate) fn stop(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        if self.refuse() {
+            return;
+        }
+        let mut state = self.state();
         while state.running.is_some() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

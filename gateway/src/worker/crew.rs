@@ -41,6 +41,18 @@ pub(crate) struct Crew {
     began: Instant,
 }
 
+/// The threads of this process.
+#[cfg(target_os = "linux")]
+fn all_threads() -> usize {
+    super::guardian::threads()
+}
+
+/// Nobody says how many there are.
+#[cfg(not(target_os = "linux"))]
+fn all_threads() -> usize {
+    usize::MAX
+}
+
 #[derive(Default)]
 struct Roll {
     next: u64,
@@ -113,6 +125,20 @@ impl Crew {
             return Ok(starter.insert(DriverThread::start("farcall-command")?).handle().clone());
         }
         Ok(starter.as_ref().map(|thread| thread.handle().clone()).expect("it was just looked at"))
+    }
+
+    /// Whether there is nothing to [stop](Self::stop): no task, no command, nothing that a task has left behind in its runtime
+    /// or in states. `threads` are there besides those of tasks.
+    pub(crate) fn is_still(&self, threads: usize) -> bool {
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = runtime.as_ref().map_or(0, |_| self.slot_count);
+        runtime.as_ref().is_none_or(|runtime| runtime.metrics().num_alive_tasks() == 0)
+            // Functions that block have threads of their own.
+            && all_threads() <= threads + workers
+            && self.starter.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+            && !self.relays.any()
+            && self.states.is_empty()
+            && self.roll().present.is_empty()
     }
 
     /// Kills all commands; drops all tasks where they wait, and waits for those that do not wait, at most for `limit`.

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -160,6 +161,12 @@ async fn sent(connection: &Connection) {
 
 /// Stops everything, for at most `limit`. What does not stop ends with the process.
 async fn end(crew: &Arc<Crew>, calls: &Arc<Calls>, limit: Duration) {
+    // This one, and the one that takes calls.
+    let threads = 1 + usize::from(calls.taken.load(Relaxed));
+    if calls.refuse() && crew.is_still(threads) {
+        // Most processes that ran one function end here, and somebody waits for that.
+        return;
+    }
     let (crew, calls) = (Arc::clone(crew), Arc::clone(calls));
     let (tell, stopped) = oneshot::channel();
     // Not here: dropping tasks runs their code, and this thread is not for that.
