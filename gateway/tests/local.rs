@@ -36,6 +36,7 @@ fn main() {
         .add(spin)
         .add(ask)
         .add(pid)
+        .add(is_there)
         .add(settings)
         .add(signals)
         .add(descriptors)
@@ -94,6 +95,8 @@ fn main() {
         plain("a_dropped_call_that_asks_keeps_its_worker", a_dropped_call_that_asks_keeps_its_worker),
         plain("a_pool_limits_time_and_memory", a_pool_limits_time_and_memory),
         plain("closing_a_pool_fails_its_calls", closing_a_pool_fails_its_calls),
+        plain("a_closed_pool_has_no_process_left", a_closed_pool_has_no_process_left),
+        plain("a_pool_never_has_more_processes_than_workers", a_pool_never_has_more_processes_than_workers),
         plain("workers_are_renewed_after_so_many_calls", workers_are_renewed_after_so_many_calls),
         plain("a_pool_serves_several_runtimes", a_pool_serves_several_runtimes),
     ];
@@ -240,6 +243,11 @@ fn fill(bytes: usize) -> usize {
 
 fn print(text: String) {
     println!("{text}");
+}
+
+/// Whether there is such a process, dead or not.
+async fn is_there(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
 async fn ignore_interrupts(file: String) {
@@ -895,6 +903,54 @@ async fn closing_a_pool_fails_its_calls() {
     }
     assert!(matches!(pool.call(square, (1,)).await, Err(PoolError::Closed)));
     assert_eq!(zombies(), 0);
+}
+
+async fn a_closed_pool_has_no_process_left() {
+    // One that has worked enough.
+    let pool = Options::new().max_calls(1).pool(1);
+    pids(&pool, 1).await;
+    pool.close().await;
+    assert!(offspring().is_empty(), "{:?}", offspring());
+
+    // Some that are being started, by calls of which one was given up before.
+    let pool = Options::new().env(STUCK, "1").pool(2);
+    let calls: Vec<_> = (0..2)
+        .map(|n| {
+            let pool = pool.clone();
+            tokio::spawn(async move { pool.call(square, (n,)).await })
+        })
+        .collect();
+    until("both are being started", || offspring().len() >= 2).await;
+    calls[0].abort();
+    pool.close().await;
+    assert!(offspring().is_empty(), "{:?}", offspring());
+
+    // Those that are put back meanwhile.
+    for round in 0..20 {
+        let pool = Pool::new(2);
+        let calls: Vec<_> = (0..2)
+            .map(|n| {
+                let pool = pool.clone();
+                tokio::spawn(async move { pool.call(square, (n,)).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_micros(round * 500)).await;
+        pool.close().await;
+        assert!(offspring().is_empty(), "{:?}", offspring());
+        for call in calls {
+            assert!(matches!(call.await.expect("no panic"), Ok(_) | Err(PoolError::Closed)));
+        }
+    }
+}
+
+async fn a_pool_never_has_more_processes_than_workers() {
+    let pool = Options::new().max_calls(1).pool(1);
+    pids(&pool, 1).await;
+    for _ in 0..10 {
+        let last = pool.call(pid, ()).await.expect("a number");
+        let alone = pool.call(is_there, (last,)).await.expect("an answer");
+        assert!(!alone, "the one before is there");
+    }
 }
 
 async fn workers_are_renewed_after_so_many_calls() {

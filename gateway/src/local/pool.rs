@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::child::{Child, Gone, prepare, value_in};
+use super::child::{Birth, Child, Gone, Remains, prepare, value_in};
 use super::error::{PoolError, RunError};
 use super::options::Options;
 use super::socket::Received;
@@ -58,6 +58,8 @@ struct Shared {
 struct Turn {
     shared: Arc<Shared>,
     child: Option<Child>,
+    /// What a start may leave behind.
+    remains: Option<Remains>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -78,22 +80,18 @@ impl Shared {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a worker back, unless it has worked enough or nobody wants it any more.
-    fn put_back(&self, child: Child) {
-        let worn = self.options.max_calls.is_some_and(|max| child.answered >= max);
-        if worn {
-            return;
+    /// Puts a worker back. One that has worked enough, or that nobody wants any more, is to be ended: it is returned.
+    fn put_back(&self, child: Child) -> Option<Child> {
+        if self.options.max_calls.is_some_and(|max| child.answered >= max) {
+            return Some(child);
         }
         let mut idle = self.idle();
         // Looked at under the lock that closing empties it under.
-        let unwanted = if self.closed.load(SeqCst) {
-            Some(child)
-        } else {
-            idle.push(child);
-            None
-        };
-        drop(idle);
-        drop(unwanted);
+        if self.closed.load(SeqCst) {
+            return Some(child);
+        }
+        idle.push(child);
+        None
     }
 }
 
@@ -101,9 +99,26 @@ impl Drop for Turn {
     /// Also when a call is dropped: then its worker is to be recovered, or replaced.
     fn drop(&mut self) {
         let taken = Taken { shared: Arc::clone(&self.shared), _permit: self.permit.take() };
+        if let Some(remains) = self.remains.take()
+            && let Ok(driver) = crate::open::driver()
+        {
+            // Ends when nothing is left of the start, and the turn with it.
+            driver.spawn(async move {
+                remains.gone().await;
+                drop(taken);
+            });
+            return;
+        }
         let Some(child) = self.child.take() else { return };
         if !child.is_busy() {
-            self.shared.put_back(child);
+            if let Some(child) = self.shared.put_back(child) {
+                let driver = child.driver().clone();
+                // Ends within the grace, and the turn with it: there are never more processes than the pool may have.
+                driver.spawn(async move {
+                    child.end().await;
+                    drop(taken);
+                });
+            }
             return;
         }
         let driver = child.driver().clone();
@@ -111,8 +126,10 @@ impl Drop for Turn {
         driver.spawn(async move {
             if taken.shared.closed.load(SeqCst) {
                 child.kill().await;
-            } else if let Ok(child) = child.recover().await {
-                taken.shared.put_back(child);
+            } else if let Ok(child) = child.recover().await
+                && let Some(child) = taken.shared.put_back(child)
+            {
+                child.end().await;
             }
             drop(taken);
         });
@@ -166,7 +183,8 @@ impl Pool {
         for attempt in 1.. {
             let permit = Arc::clone(&shared.turns).acquire_owned().await.map_err(|_| PoolError::Closed)?;
             shared.busy.send_modify(|busy| *busy += 1);
-            let mut turn = Turn { shared: Arc::clone(shared), child: None, permit: Some(permit) };
+            let mut turn =
+                Turn { shared: Arc::clone(shared), child: None, remains: None, permit: Some(permit) };
             let closing = shared.closing.notified();
             let mut closing = std::pin::pin!(closing);
             closing.as_mut().enable();
@@ -178,9 +196,10 @@ impl Pool {
                 exchanged = turn.exchange(call, attempt) => match exchanged? {
                     Ok(received) => return Ok(received),
                     Err(gone) => {
-                        let mut child = turn.child.take().expect("it did not reply");
                         let unread = matches!(gone, Gone::Unread);
-                        let error = child.explain(gone).await;
+                        let error = turn.child.as_mut().expect("it did not reply").explain(gone).await;
+                        // It has ended.
+                        turn.child = None;
                         if !unread || !call.is_repeatable() || attempt == ATTEMPTS {
                             return Err(error.into());
                         }
@@ -218,14 +237,15 @@ impl Turn {
         let trusting = attempt == 1 && call.is_repeatable();
         let child = loop {
             let idle = self.shared.idle().pop();
-            match idle {
-                Some(mut child) => {
-                    if trusting || !child.is_dead() {
-                        break child;
-                    }
-                }
-                None => break Child::start(&self.shared.options, None).await?,
+            let Some(mut child) = idle else {
+                break Birth::begin(&self.shared.options, None)?.finish(&mut self.remains).await?;
+            };
+            if trusting || !child.is_dead() {
+                break child;
             }
+            // In its place, so that its turn is not over before it is gone.
+            self.child.insert(child).kill().await;
+            self.child = None;
         };
         let limit = self.shared.options.time_limit;
         self.child.insert(child).exchange_within(call, limit).await
