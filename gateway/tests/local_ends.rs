@@ -3,10 +3,11 @@
 mod program;
 
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use farcall::Tasks;
 use farcall::local::{self, Options, Pool};
+use farcall::{Gateway, Group, Spec, Tasks, map, map_command};
 use libtest_mimic::{Arguments, Trial};
 use program::{Launch, Launched, PLAY};
 use rustix::process::{Signal, kill_process};
@@ -16,7 +17,7 @@ use rustix::process::{Signal, kill_process};
 const GONE: Duration = Duration::from_millis(1500 + 8000);
 
 fn main() {
-    farcall::init(Tasks::new().add(hold).add(spin).add(daemonise).add(deaf).add(nothing));
+    farcall::init(Tasks::new().add(hold).add(spin).add(daemonise).add(deaf).add(nothing).add(leave));
     let mut words = std::env::args().skip(1);
     if words.next().as_deref() == Some(PLAY) {
         return play(&words.next().expect("a role"));
@@ -29,6 +30,10 @@ fn main() {
         Trial::test("nothing_outlives_an_end_of_main", || ended_itself("return", 0)),
         Trial::test("nothing_outlives_an_exit", || ended_itself("exit", 3)),
         Trial::test("nothing_outlives_a_kill_in_the_middle_of_starts", killed_at_any_moment),
+        Trial::test("nothing_outlives_an_interrupt_in_the_middle_of_maps", || in_the_middle("maps", false)),
+        Trial::test("nothing_outlives_a_panic_in_the_middle_of_maps", || in_the_middle("maps", true)),
+        Trial::test("nothing_outlives_an_interrupt_as_a_group_grows", || in_the_middle("grows", false)),
+        Trial::test("nothing_outlives_a_panic_as_a_group_grows", || in_the_middle("grows", true)),
         Trial::test("signals_are_relayed", signals_are_relayed),
         Trial::test(
             "an_interrupt_that_is_ignored_becomes_a_kill",
@@ -81,6 +86,8 @@ fn play(role: &str) {
                 starts.iter().for_each(tokio::task::JoinHandle::abort);
             },
             "relay" => relay().await,
+            "maps" => maps().await,
+            "grows" => grows().await,
             _ => {}
         }
         let pool = Pool::new(2);
@@ -128,6 +135,66 @@ async fn relay() {
 
 async fn nothing() {}
 
+/// Leaves a process behind that has a session of its own.
+#[expect(
+    clippy::zombie_processes,
+    reason = "nobody waits for a daemon; that it is gone in the end is what is tested"
+)]
+fn leave(n: u64) -> u64 {
+    std::process::Command::new("setsid").args(["sleep", "1000"]).spawn().expect("start a daemon");
+    std::thread::sleep(Duration::from_millis(n % 5));
+    n
+}
+
+/// Says so, and panics when it is told a time, after that.
+async fn doing(what: &str) {
+    println!("{what}");
+    let line = tokio::task::spawn_blocking(|| std::io::stdin().lines().next()).await.expect("no panic");
+    let Some(Ok(micros)) = line else { return std::future::pending().await };
+    tokio::time::sleep(Duration::from_micros(micros.parse().expect("a number"))).await;
+    panic!("the program is wrong");
+}
+
+/// Three kinds of maps at once over the same gateways, which are replaced when they are killed.
+async fn maps() {
+    let mut gateways = Vec::new();
+    for _ in 0..3 {
+        gateways.push(Gateway::open(&Spec::local()).await.expect("a gateway"));
+    }
+    let mut plain = map(leave, 0..u64::MAX).on(&gateways).replace_lost(1000).start().expect("a map");
+    let mut isolated = map(leave, 0..u64::MAX).on(&gateways).isolated().start().expect("a map");
+    let sleeps = std::iter::repeat_with(|| ["0.003"]);
+    let mut commands = map_command("sleep", sleeps).on(&gateways).start().expect("a map");
+    let (mut seen, mut told) = ([0_u32; 3], false);
+    let mut telling = std::pin::pin!(doing("ready"));
+    loop {
+        tokio::select! {
+            result = plain.next() => seen[0] += u32::from(result.expect("a result").1.is_ok()),
+            result = isolated.next() => seen[1] += u32::from(result.expect("a result").1.is_ok()),
+            result = commands.next() => seen[2] += u32::from(result.expect("a result").1.is_ok()),
+            () = &mut telling, if told => {}
+        }
+        // Each has begun.
+        told |= seen.iter().all(|seen| *seen > 3);
+    }
+}
+
+async fn grows() {
+    let mut group = Group::open("2*local").await.expect("a group");
+    let mut telling = std::pin::pin!(doing("ready"));
+    loop {
+        tokio::select! {
+            // The first of these is about to start when this says so.
+            biased;
+            added = group.add("4*local") => added.expect("four more"),
+            () = &mut telling => {}
+        }
+        if group.len() > 20 {
+            drop(std::mem::take(&mut group));
+        }
+    }
+}
+
 // ---- tests -------------------------------------------------------------------------------------------------------
 
 type Result = std::result::Result<(), libtest_mimic::Failed>;
@@ -166,6 +233,24 @@ fn killed_at_any_moment() -> Result {
         }
         kill_process(program.pid(), Signal::KILL).expect("kill the program");
         program.ended(Duration::from_secs(10));
+        program.all_gone(GONE);
+    }
+    Ok(())
+}
+
+/// At several moments. A panic that nobody catches ends the program, and the main thread's is one.
+fn in_the_middle(role: &str, panics: bool) -> Result {
+    for micros in [0, 700, 2_000, 4_500, 9_000, 20_000] {
+        let mut program = Launch::role(role).stderr(std::process::Stdio::null()).start();
+        assert_eq!(program.line(), "ready");
+        if panics {
+            writeln!(program.stdin.as_mut().expect("it is piped"), "{micros}").expect("it reads");
+            assert_eq!(program.ended(Duration::from_secs(50)).code(), Some(101));
+        } else {
+            std::thread::sleep(Duration::from_micros(micros));
+            kill_process(program.pid(), Signal::INT).expect("signal the program");
+            assert_eq!(program.ended(Duration::from_secs(50)).signal(), Some(libc::SIGINT));
+        }
         program.all_gone(GONE);
     }
     Ok(())

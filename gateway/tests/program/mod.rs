@@ -37,10 +37,15 @@ pub(crate) struct Launch {
 
 impl Launch {
     pub(crate) fn role(role: &str) -> Self {
+        Self::program(std::env::current_exe().expect("the test's own path")).arg(PLAY).arg(role)
+    }
+
+    /// Another program than the test's own.
+    pub(crate) fn program(program: impl AsRef<OsStr>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let mark = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut command = Command::new(std::env::current_exe().expect("the test's own path"));
-        command.args([PLAY, role]).env(MARK, &mark).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut command = Command::new(program);
+        command.env(MARK, &mark).stdin(Stdio::piped()).stdout(Stdio::piped());
         Self { command, mark }
     }
 
