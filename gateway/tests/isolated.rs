@@ -181,7 +181,8 @@ async fn values_errors_and_panics(place: Arc<Place>) {
 
 async fn a_task_that_spins_is_killed_at_its_limit(place: Arc<Place>) {
     let gateway = place.open().await;
-    let limit = Duration::from_millis(300);
+    // Enough for what is quick on the busiest of machines.
+    let limit = Duration::from_millis(1500);
     let isolated = gateway.isolated().limit(limit);
     let mut slot = isolated.slot().await.expect("a slot");
     for _ in 0..2 {
@@ -198,7 +199,7 @@ async fn a_task_that_spins_is_killed_at_its_limit(place: Arc<Place>) {
     // Within its limit nothing happens to it.
     assert_eq!(isolated.call(square, (8,)).await.expect("a square"), 64);
     let kept = slot.call(process, ()).await.expect("a process");
-    tokio::time::sleep(limit * 2).await;
+    tokio::time::sleep(limit + limit / 2).await;
     assert_eq!(slot.call(process, ()).await.expect("a process"), kept, "a limit is that of one call");
 }
 
@@ -217,14 +218,14 @@ async fn a_dropped_call_kills_all_that_it_started(place: Arc<Place>) {
     drop(call);
     until("all of it is gone", || !family.iter().any(|pid| alive(*pid))).await;
     // The stated bound is a second; the rest is for a machine that is busy with other tests.
-    assert!(dropped.elapsed() < Duration::from_secs(4), "{:?}", dropped.elapsed());
+    assert!(dropped.elapsed() < Duration::from_secs(1 + 15), "{:?}", dropped.elapsed());
     assert_eq!(slot.call(square, (7,)).await.expect("the slot works again"), 49);
     assert_eq!(gateway.call(square, (6,)).await.expect("the gateway never noticed"), 36);
 }
 
 async fn a_limit_holds_while_the_caller_is_blocked(place: Arc<Place>) {
     let gateway = place.open().await;
-    let mut slot = gateway.isolated().limit(Duration::from_millis(200)).slot().await.expect("a slot");
+    let mut slot = gateway.isolated().limit(Duration::from_secs(2)).slot().await.expect("a slot");
     let (running, mut runs) = slot.pair();
     let mut call = Box::pin(slot.call(spin, (Some(running),)));
     let pid = tokio::select! {
@@ -467,6 +468,8 @@ async fn random_cancellation_leaks_nothing(place: Arc<Place>) {
     let gateway = place.open().await;
     let slots = gateway.status().await.expect("a status").slots;
     let isolated = gateway.isolated().limit(Duration::from_millis(40));
+    // For what is over at once, however busy the machine is.
+    let patient = gateway.isolated().limit(Duration::from_secs(50));
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = move || {
         seed ^= seed << 13;
@@ -477,13 +480,13 @@ async fn random_cancellation_leaks_nothing(place: Arc<Place>) {
     for _ in 0..40 {
         let calls: Vec<_> = (0..slots)
             .map(|_| {
-                let (isolated, spins) = (isolated.clone(), random() % 2 == 0);
+                let (isolated, patient, spins) = (isolated.clone(), patient.clone(), random() % 2 == 0);
                 tokio::spawn(async move {
                     if spins {
                         let error = isolated.call(spin, (None,)).await.expect_err("it never ends");
                         assert!(matches!(error, IsolatedError::TimeLimit { .. }), "{error}");
                     } else {
-                        assert_eq!(isolated.call(square, (9,)).await.expect("no dead one is handed out"), 81);
+                        assert_eq!(patient.call(square, (9,)).await.expect("no dead one is handed out"), 81);
                     }
                 })
             })

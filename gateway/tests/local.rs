@@ -1,4 +1,6 @@
 //! Child processes: one function with all that can become of it, handles, reused workers, pools.
+//!
+//! Some tests look at all that is below their process: they need one each, as nextest gives them, or `-- --test-threads=1`.
 
 mod gateways;
 
@@ -341,6 +343,11 @@ fn zombies() -> usize {
     count
 }
 
+/// With the time that a task needs to be dropped where it waits, on the busiest of machines.
+fn patient() -> Options {
+    Options::new().grace(Duration::from_secs(20))
+}
+
 /// What is below this process, dead ones included, but for the process that forks the others.
 fn offspring() -> Vec<u32> {
     let below = farcall_test_support::descendants(std::process::id());
@@ -419,7 +426,10 @@ async fn a_process_is_gone_when_its_run_returns() {
 
 async fn a_dropped_run_leaves_nothing() {
     let (_folder, file) = temporary();
-    let run = tokio::spawn(local::run(hold, (file.clone(),)));
+    let run = tokio::spawn({
+        let file = file.clone();
+        async move { patient().run(hold, (file,)).await }
+    });
     let pid = written(&file).await;
     run.abort();
     until("the process is gone", || !alive(pid)).await;
@@ -434,7 +444,7 @@ async fn a_dropped_run_leaves_nothing() {
 
 async fn a_time_limit_ends_what_computes() {
     let (_folder, file) = temporary();
-    let limit = Duration::from_millis(500);
+    let limit = Duration::from_millis(2500);
     let result = Options::new().time_limit(limit).run(spin, (file.clone(),)).await;
     assert!(matches!(result, Err(RunError::TimedOut { limit: told }) if told == limit), "{result:?}");
     gone(written(&file).await).await;
@@ -536,7 +546,8 @@ async fn a_kill_from_outside_is_noticed_at_once() {
     let began = Instant::now();
     kill(pid);
     assert_eq!(process.wait().await, Some(ExitStatus::Signal(9)));
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // Long before any time limit.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert_eq!(killed_by(process.result().await), 9);
     assert!(matches!(process.signal(15), Err(local::SignalError::NotRunning)));
     assert!(process.terminate().is_err());
@@ -573,7 +584,7 @@ async fn an_ignored_interrupt_becomes_a_kill() {
 
 async fn a_dropped_or_closed_handle_ends_the_process() {
     let (_folder, file) = temporary();
-    let process = local::open(hold, (file.clone(),)).await.expect("a handle");
+    let process = patient().open(hold, (file.clone(),)).await.expect("a handle");
     let pid = written(&file).await;
     drop(process);
     until("the process is gone", || !alive(pid)).await;
@@ -697,7 +708,7 @@ async fn a_worker_goes_on_after_failures() {
 
 async fn a_worker_survives_a_dropped_call_that_waits() {
     let (_folder, file) = temporary();
-    let mut worker = Worker::new().await.expect("a worker");
+    let mut worker = patient().worker().await.expect("a worker");
     let first = worker.pid().expect("it is idle");
     {
         let call = worker.call(hold, (file.clone(),));
@@ -843,7 +854,7 @@ where
 
 async fn a_dropped_call_that_waits_keeps_its_worker() {
     let (_folder, file) = temporary();
-    let pool = Pool::new(1);
+    let pool = patient().pool(1);
     let first = pids(&pool, 1).await;
     for _ in 0..10 {
         assert_eq!(drop_at_work(&pool, hold, &file).await, first[0]);
@@ -865,14 +876,14 @@ async fn a_dropped_call_that_computes_is_killed() {
 
 async fn a_dropped_call_that_asks_keeps_its_worker() {
     let (_folder, file) = temporary();
-    let pool = Options::new().grace(Duration::from_secs(20)).pool(1);
+    let pool = patient().pool(1);
     let pid = drop_at_work(&pool, ask, &file).await;
     assert_eq!(pids(&pool, 1).await, [pid]);
 }
 
 async fn a_pool_limits_time_and_memory() {
     let (_folder, file) = temporary();
-    let pool = Options::new().memory(128 << 20).time_limit(Duration::from_secs(1)).pool(1);
+    let pool = Options::new().memory(128 << 20).time_limit(Duration::from_secs(5)).pool(1);
     let result = pool.call(spin, (file.clone(),)).await;
     assert!(matches!(result, Err(PoolError::Run(RunError::TimedOut { .. }))), "{result:?}");
     gone(written(&file).await).await;

@@ -77,11 +77,11 @@ impl Launched {
         Pid::from_child(&self.child)
     }
 
-    /// The next line, without its end. Fails after ten seconds.
+    /// The next line, without its end. Fails after fifty seconds.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         if self.stdout.buffer().is_empty() {
-            assert!(readable(self.stdout.get_ref(), Duration::from_secs(10)), "no line within ten seconds");
+            assert!(readable(self.stdout.get_ref(), Duration::from_secs(50)), "no line within fifty seconds");
         }
         self.stdout.read_line(&mut line).expect("read a line");
         assert!(line.ends_with('\n'), "the program ended instead of printing a line: {line:?}");
