@@ -157,7 +157,11 @@ pub(crate) async fn watch(mut watched: Watched, tell: watch::Sender<Option<Arc<G
         _ => watched.grace + AFTERMATH,
     };
     tokio::select! {
-        _ = tokio::time::timeout(limit, watched.process.wait()) => {}
+        ended = tokio::time::timeout(limit, watched.process.wait()) => if ended.is_err() && limit > BEYOND_REACH {
+            // Here rather than by dropping it, so that its end is seen.
+            watched.process.kill();
+            let _ = tokio::time::timeout(FAREWELL, watched.process.wait()).await;
+        },
         () = watched.kill.notified() => {
             watched.process.kill();
             let _ = tokio::time::timeout(AFTERMATH, watched.process.wait()).await;
