@@ -207,6 +207,8 @@ impl Gateway {
 
     /// Starts a task whose first argument is a channel, and holds the other end: `args` are the other arguments.
     ///
+    /// Cancel safety: dropping it cancels the task if it was started.
+    ///
     /// ```no_run
     /// # use farcall::{Channel, Gateway};
     /// async fn echo(mut channel: Channel<String, String>) -> Result<u64, farcall::BoxError> {
@@ -300,6 +302,8 @@ impl Gateway {
 
     /// The worker's process and machine. Answered also while all of the worker's threads compute.
     ///
+    /// Cancel safety: nothing is lost; it may be asked again.
+    ///
     /// # Errors
     /// [`CallError::Ended`] above all.
     pub async fn info(&self) -> Result<Info, CallError> {
@@ -308,6 +312,8 @@ impl Gateway {
 
     /// What the worker is doing. Answered also while all of its threads compute.
     ///
+    /// Cancel safety: nothing is lost; it may be asked again.
+    ///
     /// # Errors
     /// [`CallError::Ended`] above all.
     pub async fn status(&self) -> Result<Status, CallError> {
@@ -315,6 +321,8 @@ impl Gateway {
     }
 
     /// Asks the worker for an answer, and returns how long that took.
+    ///
+    /// Cancel safety: nothing is lost; it may be asked again.
     ///
     /// # Errors
     /// [`CallError::Ended`] above all.

@@ -263,6 +263,8 @@ impl Group {
 
     /// As [`add`](Self::add), with so many of the default spec.
     ///
+    /// Cancel safety: as of `add`.
+    ///
     /// # Errors
     /// See [`StartError`].
     pub async fn add_default(&mut self, count: usize) -> Result<(), StartError> {
@@ -367,6 +369,8 @@ impl Group {
 
     /// As [`call`](Self::call), with arguments for each gateway: ends of channels, say, which belong to one gateway.
     ///
+    /// Cancel safety: as of `call`.
+    ///
     /// # Errors
     /// As of [`call`](Self::call).
     pub async fn call_with<F: Task<M>, M>(
@@ -382,6 +386,8 @@ impl Group {
     /// arguments.
     ///
     /// Where the task cannot be started, that is its end there: it fails nothing else.
+    ///
+    /// Cancel safety: dropping it cancels the tasks that were started.
     ///
     /// ```no_run
     /// # use farcall::{Channel, Event, Group};
@@ -424,6 +430,8 @@ impl Group {
     }
 
     /// As [`open_task`](Self::open_task), with arguments for each gateway.
+    ///
+    /// Cancel safety: as of `open_task`.
     pub async fn open_task_with<F, M>(
         &self,
         task: F,

@@ -41,6 +41,8 @@ pub struct MultiChannel<S, R, V> {
 
 impl<S: Message, R: Message, V: Message> MultiChannel<S, R, V> {
     /// Starts a task on each of these gateways; as [`Group::open_task_with`](crate::Group::open_task_with).
+    ///
+    /// Cancel safety: dropping it cancels the tasks that were started.
     pub async fn open<'a, F, M>(
         gateways: impl IntoIterator<Item = &'a Gateway>,
         task: F,

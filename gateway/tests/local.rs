@@ -79,6 +79,7 @@ fn main() {
             a_start_that_the_fork_server_cannot_take_is_over,
         ),
         plain("times_of_any_length_are_taken", times_of_any_length_are_taken),
+        plain("no_runtime_is_needed", no_runtime_is_needed),
         plain("prints_of_a_process_are_told", prints_of_a_process_are_told),
         plain("a_worker_goes_on_after_failures", a_worker_goes_on_after_failures),
         plain("a_worker_survives_a_dropped_call_that_waits", a_worker_survives_a_dropped_call_that_waits),
@@ -542,6 +543,7 @@ async fn a_kill_from_outside_is_noticed_at_once() {
     let (_folder, file) = temporary();
     let process = local::open(hold, (file.clone(),)).await.expect("a handle");
     let pid = written(&file).await;
+    process.wait_for(State::Running).await;
     assert_eq!(process.pid(), Some(pid));
     let began = Instant::now();
     kill(pid);
@@ -674,6 +676,52 @@ async fn times_of_any_length_are_taken() {
     process.wait_for(State::Running).await;
     process.terminate().expect("a signal");
     assert_eq!(process.wait_timeout(ever).await, Some(ExitStatus::Signal(libc::SIGTERM)));
+}
+
+/// Polls a future on this thread, of which no runtime knows.
+fn without_runtime<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    assert!(tokio::runtime::Handle::try_current().is_err());
+    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+async fn no_runtime_is_needed() {
+    let alone = std::thread::spawn(|| {
+        without_runtime(async {
+            assert_eq!(local::run(square, (7,)).await.expect("a value"), 49);
+            let mut worker = Worker::new().await.expect("a worker");
+            assert_eq!(worker.call(square, (6,)).await.expect("a value"), 36);
+            worker.close().await;
+            let pool = Pool::new(2);
+            assert_eq!(pool.call(square, (5,)).await.expect("a value"), 25);
+            pool.close().await;
+            let process = local::open(hold, (temporary().1,)).await.expect("a handle");
+            assert_eq!(process.wait_timeout(Duration::from_millis(20)).await, None);
+            process.close().await;
+            let (sender, mut receiver) = local::pipe::<Vec<u8>>().expect("a pipe");
+            let empty = receiver.recv_timeout(Duration::from_millis(20)).await;
+            assert!(matches!(empty, Err(local::TryPipeRecvError::Empty)), "{empty:?}");
+            let long = vec![7; 4 << 20];
+            let full = sender.send_timeout(long.clone(), Duration::from_millis(20)).await;
+            assert!(matches!(full, Err(local::PipeSendTimeoutError::Timeout)), "{full:?}");
+            let (sent, received) = tokio::join!(sender.send(long), receiver.recv());
+            sent.expect("it was sent");
+            assert_eq!(received.expect("it came").map(|bytes| bytes.len()), Some(4 << 20));
+        });
+    });
+    tokio::task::block_in_place(|| alone.join().expect("no panic"));
 }
 
 async fn prints_of_a_process_are_told() {

@@ -70,6 +70,20 @@ pub(super) fn sleep(driver: &Handle, time: Duration) -> tokio::time::Sleep {
     tokio::time::sleep(time)
 }
 
+/// Awaits a future for at most `limit`: by a timer of the current runtime, or of the driver where that is none of tokio's. `None`
+/// if it was not ready in time.
+pub(super) async fn within<F: Future>(limit: Duration, future: F) -> std::io::Result<Option<F::Output>> {
+    let deadline = match Handle::try_current() {
+        Ok(_) => tokio::time::sleep(limit),
+        Err(_) => sleep(&crate::open::driver()?, limit),
+    };
+    tokio::select! {
+        biased;
+        output = future => Ok(Some(output)),
+        () = deadline => Ok(None),
+    }
+}
+
 /// The call of a task, ready to be sent.
 pub(super) fn prepare<F: Task<M>, M>(_task: F, args: F::Args) -> Result<Call, RunError> {
     let name = name_of::<F>();

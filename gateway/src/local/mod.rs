@@ -11,6 +11,8 @@
 //! - [`pipe`] and [`duplex`] make ends that move into processes inside arguments, and lead directly from one to the other.
 //! - [`relay_signals`] hands signals on that reach the program.
 //!
+//! All of it works on any runtime, and on none; only one of tokio's that has no I/O makes it panic where it waits.
+//!
 //! Nothing that is started here outlives the program, however that ends, and nothing inherits a descriptor but its own.
 //!
 //! ```no_run

@@ -117,6 +117,8 @@ impl Options {
 
     /// As [`local::run`](super::run()), with these options.
     ///
+    /// Cancel safety: as of `run`.
+    ///
     /// # Errors
     /// See [`RunError`].
     pub async fn run<F: Task<M>, M>(&self, task: F, args: F::Args) -> Result<F::Value, RunError> {
@@ -125,6 +127,8 @@ impl Options {
 
     /// As [`local::open`](super::open), with these options.
     ///
+    /// Cancel safety: as of `open`.
+    ///
     /// # Errors
     /// See [`RunError`].
     pub async fn open<F: Task<M>, M>(&self, task: F, args: F::Args) -> Result<Process<F::Value>, RunError> {
@@ -132,6 +136,8 @@ impl Options {
     }
 
     /// A process that runs one function after another.
+    ///
+    /// Cancel safety: what is started is ended when this is dropped.
     ///
     /// # Errors
     /// That it could not be started.

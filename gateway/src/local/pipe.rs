@@ -12,6 +12,7 @@ use rustix::net::Shutdown;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::Mutex;
 
+use super::child::within;
 use super::socket::{Assembly, MAX_MESSAGE, Received, RecvFault, Socket};
 use super::travel::{self, Fault, TravelError};
 
@@ -140,7 +141,11 @@ pub enum TryPipeRecvError {
 /// # }
 /// ```
 ///
-/// Waiting needs a tokio runtime with I/O enabled; an end may be used on one now and on another later.
+/// An end may be used on one runtime now and on another later, and on any: waiting on one that is not tokio's, or on none, is done
+/// by the thread that drives connections.
+///
+/// # Panics
+/// Waiting on a runtime of tokio's without I/O does, and waiting for a limited time on one without a timer.
 pub struct PipeSender<T, C = Cbor> {
     socket: Arc<Socket>,
     /// The other direction is somebody else's.
@@ -291,12 +296,15 @@ impl<T, C: Codec<T>> PipeSender<T, C> {
 
     /// As [`send`](Self::send), for at most this long. After a timeout nothing was sent and the pipe is usable.
     ///
+    /// Cancel safety: as of `send`.
+    ///
     /// # Errors
     /// See [`PipeSendTimeoutError`].
     pub async fn send_timeout(&self, value: T, limit: Duration) -> Result<(), PipeSendTimeoutError> {
-        match tokio::time::timeout(limit, self.send(value)).await {
-            Ok(sent) => sent.map_err(PipeSendTimeoutError::Failed),
-            Err(_) => Err(PipeSendTimeoutError::Timeout),
+        match within(limit, self.send(value)).await {
+            Ok(Some(sent)) => sent.map_err(PipeSendTimeoutError::Failed),
+            Ok(None) => Err(PipeSendTimeoutError::Timeout),
+            Err(error) => Err(PipeSendTimeoutError::Failed(PipeSendError::System(error))),
         }
     }
 
@@ -362,12 +370,15 @@ impl<T, C: Codec<T>> PipeReceiver<T, C> {
 
     /// As [`recv`](Self::recv), for at most this long; after a timeout the pipe is as before.
     ///
+    /// Cancel safety: nothing is lost.
+    ///
     /// # Errors
     /// See [`TryPipeRecvError`].
     pub async fn recv_timeout(&mut self, limit: Duration) -> Result<Option<T>, TryPipeRecvError> {
-        match tokio::time::timeout(limit, self.recv()).await {
-            Ok(received) => received.map_err(TryPipeRecvError::Failed),
-            Err(_) => Err(TryPipeRecvError::Empty),
+        match within(limit, self.recv()).await {
+            Ok(Some(received)) => received.map_err(TryPipeRecvError::Failed),
+            Ok(None) => Err(TryPipeRecvError::Empty),
+            Err(error) => Err(TryPipeRecvError::Failed(PipeRecvError::System(error))),
         }
     }
 
@@ -491,7 +502,7 @@ impl<S, R, C: Codec<S> + Codec<R>> Duplex<S, R, C> {
         }
     }
 
-    /// See [`PipeSender::send`].
+    /// See [`PipeSender::send`], also for cancel safety.
     ///
     /// # Errors
     /// See [`PipeSendError`].
@@ -499,7 +510,7 @@ impl<S, R, C: Codec<S> + Codec<R>> Duplex<S, R, C> {
         self.sender.send(value).await
     }
 
-    /// See [`PipeReceiver::recv`].
+    /// See [`PipeReceiver::recv`], also for cancel safety.
     ///
     /// # Errors
     /// See [`PipeRecvError`].

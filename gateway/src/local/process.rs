@@ -8,7 +8,7 @@ use farcall_bootstrap::Exit;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use super::child::{Birth, prepare, sleep, value_in};
+use super::child::{Birth, prepare, sleep, value_in, within};
 use super::error::RunError;
 use super::family::{SignalError, Target};
 use super::options::Options;
@@ -178,9 +178,11 @@ impl<V> Process<V> {
     }
 
     /// As [`wait`](Self::wait), for at most this long: `None` if it still runs.
+    ///
+    /// Cancel safety: nothing is lost.
     pub async fn wait_timeout(&self, limit: Duration) -> Option<ExitStatus> {
         // Whether it is in time, the status tells.
-        let _ = tokio::time::timeout(limit, self.wait()).await;
+        let _ = within(limit, self.wait()).await;
         self.status()
     }
 

@@ -402,15 +402,21 @@ impl Socket {
         }
     }
 
-    /// The socket on the current runtime's reactor. An end may be used on one runtime now and on another later.
+    /// The socket on the current runtime's reactor, or on the driver's where the current runtime is none of tokio's. An end may be
+    /// used on one runtime now and on another later.
     fn reactor(&self) -> io::Result<Arc<Reactor>> {
-        let runtime = tokio::runtime::Handle::current().id();
+        let handle = match tokio::runtime::Handle::try_current() {
+            Ok(current) => current,
+            Err(_) => crate::open::driver()?,
+        };
+        let runtime = handle.id();
         let mut reactor = self.reactor.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, reactor)) = &*reactor
             && *known == runtime
         {
             return Ok(Arc::clone(reactor));
         }
+        let _entered = handle.enter();
         let interest = Interest::READABLE.add(Interest::WRITABLE);
         // SAFETY: the `Arc` keeps the descriptor open, and the same one, for as long as it is registered.
         let registered = unsafe { AsyncFd::register_with_interest(Arc::clone(&self.fd), interest) };

@@ -65,6 +65,8 @@ impl Drop for Under<'_> {
 impl Worker {
     /// Starts one with the usual [`Options`].
     ///
+    /// Cancel safety: what a dropped `new` has started is ended.
+    ///
     /// # Errors
     /// That it could not be started.
     pub async fn new() -> Result<Worker, RunError> {
@@ -145,6 +147,8 @@ impl Worker {
     }
 
     /// Ends it and waits until its process is gone.
+    ///
+    /// Cancel safety: it ends also when this is dropped.
     pub async fn close(mut self) {
         if let Ok(child) = self.ready().await {
             child.end().await;
