@@ -225,6 +225,11 @@ impl<K: Kind> Records<K> {
         Records { at: 0, _kind: std::marker::PhantomData }
     }
 
+    /// Where the record that was read last ends.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     /// The next record of `message`, which is the same at each call.
     pub(crate) fn next(&mut self, message: &Bytes) -> Option<Result<Record<K>, Malformed>> {
         if self.at >= message.len() {

@@ -29,6 +29,9 @@ use crate::wire::{ExitReport, Name};
 /// How long the end of a command is waited for before it is looked for, where nothing announces it.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// How often it is looked whether a command was stopped whose outputs others hold open.
+const HELD_LOOK: Duration = Duration::from_millis(20);
+
 /// How a command ended, and what it wrote.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct CommandResult {
@@ -138,7 +141,7 @@ impl Recipe {
         desk.is_group(lane, started.pid);
         let mut outputs =
             outputs.map(|fd| Output { fd, bytes: Vec::new(), keep: keep.unwrap_or(0), cut: false });
-        let followed = follow(&started, &mut outputs, buffer);
+        let followed = follow(&started, &mut outputs, buffer, || desk.is_stopping(lane));
         let stopped = desk.is_no_group(lane);
         // It has ended, or is followed no more.
         let pid = started.pid;
@@ -183,8 +186,14 @@ impl Output {
     }
 }
 
-/// Reads the outputs until they and the process have ended; of the outputs it waits for [a second](HELD_OPEN) more at most.
-fn follow(started: &Started, outputs: &mut [Output; 2], buffer: &mut [u8]) -> io::Result<(ExitReport, bool)> {
+/// Reads the outputs until they and the process have ended; of the outputs it waits for [a second](HELD_OPEN) more at most, and not
+/// at all once the command was stopped.
+fn follow(
+    started: &Started,
+    outputs: &mut [Output; 2],
+    buffer: &mut [u8],
+    is_stopping: impl Fn() -> bool,
+) -> io::Result<(ExitReport, bool)> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let mut ended: Option<(ExitReport, Instant)> = None;
     loop {
@@ -193,10 +202,10 @@ fn follow(started: &Started, outputs: &mut [Output; 2], buffer: &mut [u8]) -> io
             (Some((status, _)), _) if !open => return Ok((status, false)),
             (Some((status, at)), _) => {
                 let left = HELD_OPEN.saturating_sub(at.elapsed());
-                if left.is_zero() {
+                if left.is_zero() || is_stopping() {
                     return Ok((status, true));
                 }
-                Some(left)
+                Some(left.min(HELD_LOOK))
             }
             (None, Some(_)) => None,
             (None, None) => Some(LOOK),

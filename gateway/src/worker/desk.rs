@@ -100,6 +100,8 @@ struct Lane {
     /// It is in the list of those.
     idle: bool,
     running: Option<u64>,
+    /// Which of the lane's calls that is: numbers of calls are used again, for another try or another call.
+    run: u64,
     since: Instant,
     stop: Option<Stop>,
     /// It was reported as stuck.
@@ -115,6 +117,7 @@ impl Desk {
         let lane = || Lane {
             idle: false,
             running: None,
+            run: 0,
             since: Instant::now(),
             stop: None,
             told: false,
@@ -173,14 +176,17 @@ impl Desk {
     }
 
     /// Waits until the queue may grow.
+    ///
+    /// Cancel safety: nothing is lost.
     pub(super) async fn room(&self) {
         while self.lock().queued_bytes > QUEUE {
             self.room.notified().await;
         }
     }
 
-    /// Gives up a call that waits; one that runs if `running`: then its lane is returned. An unknown one was answered already.
-    pub(super) fn give_up(&self, number: u64, running: bool) -> Option<usize> {
+    /// Gives up a call that waits; one that runs if `running`: then its lane is returned, and which of its calls it is. An unknown
+    /// one was answered already.
+    pub(super) fn give_up(&self, number: u64, running: bool) -> Option<(usize, u64)> {
         let mut state = self.lock();
         // From behind: what is withdrawn was ordered last.
         if let Some(at) = state.queue.iter().rposition(|(waiting, _)| *waiting == number)
@@ -194,17 +200,18 @@ impl Desk {
             self.replies.notify_one();
             return None;
         }
-        let lane = state.lanes.iter().position(|lane| lane.running == Some(number));
+        let is_it = |lane: &Lane| lane.running == Some(number) && !lane.told;
+        let found = state.lanes.iter().position(is_it).map(|lane| (lane, state.lanes[lane].run));
         drop(state);
-        let lane = lane.filter(|_| running)?;
-        self.stop(lane, number, Stop::Cancelled).then_some(lane)
+        let (lane, run) = found.filter(|_| running)?;
+        self.stop(lane, run, Stop::Cancelled).then_some((lane, run))
     }
 
-    /// Has a running call stopped; false if it has ended, or is being stopped.
-    pub(super) fn stop(&self, lane: usize, number: u64, why: Stop) -> bool {
+    /// Has a lane's call stopped; false if that one has ended, or is being stopped.
+    pub(super) fn stop(&self, lane: usize, run: u64, why: Stop) -> bool {
         let mut state = self.lock();
         let place = &mut state.lanes[lane];
-        if place.running != Some(number) || place.stop.is_some() {
+        if place.running.is_none() || place.run != run || place.stop.is_some() {
             return false;
         }
         place.stop(why);
@@ -213,13 +220,11 @@ impl Desk {
         true
     }
 
-    /// Reports a call that was stopped and still runs.
-    pub(super) fn tell_stuck(&self, lane: usize, number: u64) {
+    /// Reports a call that was stopped, if it still runs.
+    pub(super) fn tell_stuck(&self, lane: usize, run: u64) {
         let mut state = self.lock();
         let place = &mut state.lanes[lane];
-        if place.running != Some(number) || place.told {
-            return;
-        }
+        let Some(number) = place.running.filter(|_| place.run == run && !place.told) else { return };
         place.told = true;
         let kind = match place.stop {
             Some(Stop::TimedOut) => Reply::TimedOut,
@@ -232,18 +237,16 @@ impl Desk {
         self.replies.notify_one();
     }
 
-    /// Which calls have run for longer than `limit`, and when to look again; `None` once the desk is closed.
+    /// Which calls of which lanes have run for longer than `limit`, and when to look again; `None` once the desk is closed.
     pub(super) fn overdue(&self, limit: Duration, overdue: &mut Vec<(usize, u64)>) -> Option<Instant> {
         let now = Instant::now();
         let state = self.lock();
         let mut next = now + limit;
         for (index, lane) in state.lanes.iter().enumerate() {
-            if let Some(number) = lane.running
-                && lane.stop.is_none()
-            {
+            if lane.running.is_some() && lane.stop.is_none() {
                 let end = lane.since + limit;
                 if end <= now {
-                    overdue.push((index, number));
+                    overdue.push((index, lane.run));
                 } else {
                     next = next.min(end);
                 }
@@ -368,6 +371,7 @@ impl Desk {
             }
             let (number, args) = call;
             place.running = Some(number);
+            place.run += 1;
             place.since = now;
             Step::Run(Call { args, cancelled: Arc::clone(&place.cancelled) })
         } else {
@@ -433,6 +437,11 @@ impl Desk {
             // What is left from a call before wakes it too early.
             self.signals[lane].stop.notified().await;
         }
+    }
+
+    /// Whether the lane's call is to stop.
+    pub(super) fn is_stopping(&self, lane: usize) -> bool {
+        self.lock().lanes[lane].stop.is_some()
     }
 
     /// From now on the lane's call is a process group, which is killed to stop it; at once if it is to stop already.
@@ -526,5 +535,48 @@ impl Lane {
             // One that has ended needs no signal.
             let _ = kill_process_group(group, Signal::KILL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::batch::Records;
+
+    fn push(desk: &Desk, numbers: &[u64]) {
+        desk.push(&mut numbers.iter().map(|number| (*number, Bytes::new())).collect());
+    }
+
+    fn kinds(desk: &Desk) -> Vec<(Reply, u64)> {
+        let message = Bytes::from(desk.take_replies().0);
+        let mut records = Records::<Reply>::new();
+        let all = std::iter::from_fn(|| records.next(&message)).map(|record| record.unwrap());
+        all.map(|record| (record.kind, record.number)).filter(|(kind, _)| *kind != Reply::Pace).collect()
+    }
+
+    #[test]
+    fn a_call_is_not_taken_for_the_one_before_that_had_its_number() {
+        let desk = Desk::new(1);
+        push(&desk, &[7, 7, 7]);
+        let mut payload = Vec::new();
+        assert!(matches!(desk.step(0, None, &mut payload), Step::Run(_)));
+        let mut overdue = Vec::new();
+        desk.overdue(Duration::ZERO, &mut overdue).unwrap();
+        let (lane, run) = overdue[0];
+        assert!(desk.stop(lane, run, Stop::TimedOut));
+        assert!(matches!(desk.step(0, Some(Done::Stopped), &mut payload), Step::Run(_)));
+        assert_eq!(kinds(&desk), [(Reply::TimedOut, 7)]);
+        // What was meant for the one before comes now.
+        desk.tell_stuck(lane, run);
+        assert!(!desk.stop(lane, run, Stop::TimedOut));
+        assert!(matches!(desk.step(0, Some(Done::Replied(Reply::Withdrawn)), &mut payload), Step::Run(_)));
+        assert_eq!(kinds(&desk), [(Reply::Withdrawn, 7)], "it has ended as it did");
+        // And one that does not obey is told.
+        let (lane, run) = desk.give_up(7, true).unwrap();
+        desk.tell_stuck(lane, run);
+        desk.tell_stuck(lane, run);
+        assert_eq!(kinds(&desk), [(Reply::Stuck, 7)]);
+        assert!(matches!(desk.step(0, Some(Done::Stopped), &mut payload), Step::Idle));
+        assert_eq!(kinds(&desk), [(Reply::Freed, 0)]);
     }
 }

@@ -23,7 +23,10 @@ const GATHER: Duration = Duration::from_millis(1);
 const OBEY: Duration = Duration::from_millis(200);
 
 /// More slots than these nobody gets.
-const MAX_SLOTS: usize = 4096;
+pub(super) const MAX_SLOTS: usize = 4096;
+
+/// A longer limit is none: no sum of it and a point in time may overflow.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Runs calls of `task` for the caller at the other end of `incoming`.
 pub(crate) fn start<F: Task<M>, M: 'static>(
@@ -66,9 +69,11 @@ fn serve(
         };
         let slots = plan.slots.and_then(|slots| usize::try_from(slots).ok());
         let slots = slots.unwrap_or(crew.slot_count()).clamp(1, MAX_SLOTS);
-        let limit = plan.limit;
+        let limit = plan.limit.map(|limit| limit.min(LONGEST));
         let desk = Arc::new(Desk::new(slots));
         if let Err(reason) = open(&desk, &crew, plan) {
+            // Some of the lanes may be there.
+            desk.close();
             return replies.close_with(reason);
         }
         let mut slots_told = Vec::new();
@@ -110,8 +115,8 @@ async fn read(desk: &Arc<Desk>, orders: &mut Receiver<Bytes, Raw>) {
                 Order::Run => calls.push((record.number, record.shared(&message))),
                 Order::Cancel | Order::Withdraw => {
                     desk.push(&mut calls);
-                    if let Some(lane) = desk.give_up(record.number, record.kind == Order::Cancel) {
-                        look_after(desk, lane, record.number);
+                    if let Some((lane, run)) = desk.give_up(record.number, record.kind == Order::Cancel) {
+                        look_after(desk, lane, run);
                     }
                 }
             }
@@ -121,13 +126,13 @@ async fn read(desk: &Arc<Desk>, orders: &mut Receiver<Bytes, Raw>) {
     }
 }
 
-/// Reports a call as stuck unless it soon obeys.
-fn look_after(desk: &Arc<Desk>, lane: usize, number: u64) {
+/// Reports a lane's call as stuck unless it soon obeys.
+fn look_after(desk: &Arc<Desk>, lane: usize, run: u64) {
     let desk = Arc::clone(desk);
     // Ends by itself; nobody waits for it.
     tokio::spawn(async move {
         tokio::time::sleep(OBEY).await;
-        desk.tell_stuck(lane, number);
+        desk.tell_stuck(lane, run);
     });
 }
 
@@ -136,9 +141,10 @@ async fn watch(desk: Arc<Desk>, limit: Duration) {
     loop {
         let mut overdue = Vec::new();
         let Some(next) = desk.overdue(limit, &mut overdue) else { return };
-        for (lane, number) in overdue {
-            desk.stop(lane, number, Stop::TimedOut);
-            look_after(&desk, lane, number);
+        for (lane, run) in overdue {
+            if desk.stop(lane, run, Stop::TimedOut) {
+                look_after(&desk, lane, run);
+            }
         }
         tokio::select! {
             () = tokio::time::sleep_until(next.into()) => {}
@@ -147,15 +153,23 @@ async fn watch(desk: Arc<Desk>, limit: Duration) {
     }
 }
 
-/// Sends replies as they come, those of tiny calls many at a time, until the desk is closed or nobody takes them.
+/// Sends replies until the desk is closed, or nobody takes them any more: that shows here also while no orders are read.
 async fn write(desk: Arc<Desk>, replies: Sender<Bytes, Raw>) {
+    tokio::select! {
+        () = write_all(&desk, &replies) => {}
+        _ = replies.wait_closed() => {}
+    }
+}
+
+/// Sends replies as they come, those of tiny calls many at a time.
+async fn write_all(desk: &Desk, replies: &Sender<Bytes, Raw>) {
     while desk.replies().await {
         if !desk.is_urgent() {
             // More are about to come.
             let _ = tokio::time::timeout(GATHER, desk.urgent()).await;
         }
         let (batch, long) = desk.take_replies();
-        if !batch.is_empty() && replies.send(batch.into()).await.is_err() {
+        if !batch.is_empty() && send_batch(replies, batch.into()).await.is_err() {
             return;
         }
         for (number, message) in long {
@@ -173,4 +187,30 @@ async fn write(desk: Arc<Desk>, replies: Sender<Bytes, Raw>) {
         }
         desk.sent();
     }
+}
+
+/// Sends replies in one message, or in several if the caller takes no message that long.
+async fn send_batch(replies: &Sender<Bytes, Raw>, batch: Bytes) -> Result<(), SendError> {
+    let max = match replies.send(batch.clone()).await {
+        Err(SendError::TooLarge { max, .. }) => usize::try_from(max).unwrap_or(usize::MAX),
+        sent => return sent,
+    };
+    let mut records = Records::<Reply>::new();
+    let (mut start, mut end) = (0, 0);
+    while let Some(Ok(record)) = records.next(&batch) {
+        let next = records.at();
+        if next - start > max && end > start {
+            replies.send(batch.slice(start..end)).await?;
+            start = end;
+        }
+        if next - start > max {
+            let mut instead = Vec::new();
+            let reason = format!("the message takes {} bytes, the peer accepts {max}", next - start);
+            batch::put_with(&mut instead, Reply::Unsendable, record.number, reason.as_bytes());
+            replies.send(instead.into()).await?;
+            start = next;
+        }
+        end = next;
+    }
+    if end > start { replies.send(batch.slice(start..end)).await } else { Ok(()) }
 }
