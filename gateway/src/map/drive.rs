@@ -5,7 +5,6 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -28,9 +27,8 @@ const TELL: Duration = Duration::from_millis(100);
 /// What all parts of a map share.
 pub(super) struct Shared {
     state: Mutex<State>,
-    intake: Mutex<Vec<Result<Payload, ItemError>>>,
-    /// A gateway could have more than there is.
-    hungry: AtomicBool,
+    /// Locked after the state, or alone.
+    intake: Mutex<Intake>,
     /// For the inputs: more may be wanted.
     wanted: Notify,
     /// For the clock: something is due earlier, or the map is over.
@@ -42,8 +40,20 @@ pub(super) struct Shared {
     progress: watch::Sender<Progress>,
 }
 
+/// Inputs between their thread and the scheduler.
+struct Intake {
+    inputs: Vec<Result<Payload, ItemError>>,
+    /// A gateway could have more than there is. That is decided under this lock, so that no input comes between the look and the
+    /// decision: nobody would hear of it.
+    hungry: bool,
+    /// No more are taken.
+    over: bool,
+}
+
 pub(super) struct State {
     pub(super) scheduler: Scheduler,
+    /// What was just taken from the intake, and else its room.
+    taken: Vec<Result<Payload, ItemError>>,
     links: Vec<Link>,
     consumer: Option<Waker>,
     /// Of the inputs, once they wait while the map might end.
@@ -82,6 +92,7 @@ impl Shared {
         Shared {
             state: Mutex::new(State {
                 scheduler: Scheduler::new(rules),
+                taken: Vec::new(),
                 links: Vec::new(),
                 consumer: None,
                 inputs: None,
@@ -92,8 +103,7 @@ impl Shared {
                 due: None,
                 rate: Rate::default(),
             }),
-            intake: Mutex::default(),
-            hungry: AtomicBool::new(true),
+            intake: Mutex::new(Intake { inputs: Vec::new(), hungry: true, over: false }),
             wanted: Notify::new(),
             clock: Notify::new(),
             began: Instant::now(),
@@ -125,19 +135,24 @@ impl Shared {
     fn follow(&self, state: &mut State, now: Duration) -> Wakes {
         let mut wakes = Wakes::default();
         self.drain(state);
-        while let Some((gate, number)) = state.scheduler.poll_withdrawal(now) {
-            batch::put(&mut state.links[gate].extra, Order::Withdraw, number);
-        }
-        let over = state.is_over();
-        let mut hungry = false;
-        for (gate, link) in state.links.iter_mut().enumerate() {
-            if over || (link.idle && (!link.extra.is_empty() || state.scheduler.has_call(gate, now))) {
-                link.idle = false;
-                wakes.links.push(Arc::clone(&link.wake));
+        let mut first = true;
+        let over = loop {
+            let (over, hungry) = look(state, now, &mut wakes);
+            let ends = over || state.scheduler.is_stopped();
+            let mut intake = self.intake();
+            let missed = if ends { !intake.over } else { hungry && first };
+            let missed = missed && !intake.inputs.is_empty();
+            // Who comes while it is looked again, looks himself.
+            intake.hungry = hungry || missed;
+            intake.over |= ends;
+            if !missed {
+                break over;
             }
-            hungry |= link.idle;
-        }
-        self.hungry.store(hungry, Relaxed);
+            std::mem::swap(&mut state.taken, &mut intake.inputs);
+            drop(intake);
+            first = false;
+            state.give();
+        };
         wakes.wanted = over || state.scheduler.wanted(now) > 0;
         if over || state.scheduler.has_results() {
             wakes.wakers.extend(state.consumer.take());
@@ -194,23 +209,30 @@ impl Shared {
         Poll::Pending
     }
 
+    fn intake(&self) -> MutexGuard<'_, Intake> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an input, unless the map is over or was stopped; then no more are to come.
     #[inline]
-    pub(super) fn hand_over(&self, input: Result<Payload, ItemError>) {
-        self.intake.lock().unwrap_or_else(PoisonError::into_inner).push(input);
-        if self.hungry.load(Relaxed) {
+    pub(super) fn hand_over(&self, input: Result<Payload, ItemError>) -> bool {
+        let mut intake = self.intake();
+        if intake.over {
+            return false;
+        }
+        intake.inputs.push(input);
+        let hungry = intake.hungry;
+        drop(intake);
+        if hungry {
             self.with(|_, _| ());
         }
+        true
     }
 
     /// Gives the scheduler what was handed over.
     fn drain(&self, state: &mut State) {
-        let mut intake = self.intake.lock().unwrap_or_else(PoisonError::into_inner);
-        for input in intake.drain(..) {
-            match input {
-                Ok(args) => state.scheduler.push(args),
-                Err(error) => state.scheduler.push_failed(error),
-            }
-        }
+        std::mem::swap(&mut state.taken, &mut self.intake().inputs);
+        state.give();
     }
 
     pub(super) fn end_inputs(&self, end: End) {
@@ -264,7 +286,10 @@ impl Shared {
 
     /// A gateway is lost to this map.
     pub(super) fn lost(&self, gate: GateId, loss: &Loss) {
-        self.with(|state, now| state.scheduler.lost(gate, loss, now));
+        self.with(|state, now| {
+            state.links[gate].idle = false;
+            state.scheduler.lost(gate, loss, now);
+        });
     }
 
     /// Whether a gateway may be started in place of a lost one, which then counts.
@@ -381,7 +406,34 @@ impl Shared {
     }
 }
 
+/// Finds the links that have something to send; whether the map is over, and whether a link could have more than there is.
+fn look(state: &mut State, now: Duration, wakes: &mut Wakes) -> (bool, bool) {
+    while let Some((gate, number)) = state.scheduler.poll_withdrawal(now) {
+        batch::put(&mut state.links[gate].extra, Order::Withdraw, number);
+    }
+    let over = state.is_over();
+    let mut hungry = false;
+    for (gate, link) in state.links.iter_mut().enumerate() {
+        if over || (link.idle && (!link.extra.is_empty() || state.scheduler.has_call(gate, now))) {
+            link.idle = false;
+            wakes.links.push(Arc::clone(&link.wake));
+        }
+        hungry |= link.idle;
+    }
+    (over, hungry)
+}
+
 impl State {
+    /// Gives the scheduler what was taken from the intake.
+    fn give(&mut self) {
+        for input in self.taken.drain(..) {
+            match input {
+                Ok(args) => self.scheduler.push(args),
+                Err(error) => self.scheduler.push_failed(error),
+            }
+        }
+    }
+
     /// Whether nothing is to be done any more.
     fn is_over(&self) -> bool {
         self.dropped || self.scheduler.is_done()

@@ -65,7 +65,7 @@ pub enum OnError {
     #[default]
     GoOn,
     /// The map stops: no more inputs are taken, what runs is given up. The results of the inputs that were taken and not done
-    /// are [`ItemError::Stopped`].
+    /// are [`ItemError::Stopped`]. One that the iterator or stream was just about to yield is thrown away.
     Stop,
     /// As [`GoOn`](Self::GoOn), but errors come after all values, in the order of their inputs. More than `most` stop the map.
     Collect {

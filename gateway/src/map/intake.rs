@@ -115,6 +115,8 @@ async fn take(mut inputs: Encoded, shared: &Arc<Shared>) {
         });
         let Some(Some(input)) = next.await else { return };
         allowed -= 1;
-        shared.hand_over(input);
+        if !shared.hand_over(input) {
+            return;
+        }
     }
 }
