@@ -13,7 +13,12 @@ use tokio::sync::{Notify, Semaphore};
 use crate::context::States;
 use crate::host::{RunningTask, Status};
 use crate::tasks::Tasks;
+use crate::worker::panics;
 use crate::worker::relay::Relays;
+use crate::worker::stream::MAX_SLOTS;
+
+/// Blocking threads for tasks' own use while a map has the most slots.
+const SPARE_THREADS: usize = 512;
 
 /// More tasks than these are not listed one by one.
 const MAX_LISTED: usize = 256;
@@ -108,11 +113,16 @@ impl Crew {
     pub(crate) fn runtime(&self) -> io::Result<Handle> {
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if runtime.is_none() {
-            let built = tokio::runtime::Builder::new_multi_thread()
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder
                 .worker_threads(self.slot_count)
+                // A map may have so many slots for plain functions, and each runs on a thread.
+                .max_blocking_threads(MAX_SLOTS + SPARE_THREADS)
                 .thread_name("farcall-task")
-                .enable_all()
-                .build()?;
+                .enable_all();
+            // It panics when the system gives it no thread, and that must be told like any other error.
+            let built = panics::caught_here(|| builder.build())
+                .map_err(|panic| io::Error::other(panic.message))??;
             return Ok(runtime.insert(built).handle().clone());
         }
         Ok(runtime.as_ref().map(|runtime| runtime.handle().clone()).expect("it was just looked at"))
