@@ -352,6 +352,11 @@ impl Builder {
         self.spec.is_direct()
     }
 
+    /// Whether the worker is a child of the one that starts it, on the same host.
+    pub(crate) fn is_local(&self) -> bool {
+        self.spec.is_local()
+    }
+
     /// Hands a local worker the socket over which it takes calls: see [`local`](crate::local). `kept` is dropped when nothing is
     /// left of its process, or of a start that was given up.
     pub(crate) fn pass(mut self, socket: Arc<OwnedFd>, kept: mpsc::Sender<()>) -> Builder {

@@ -355,6 +355,11 @@ impl Spec {
         matches!(self.place, Place::Local | Place::Ssh(_))
     }
 
+    /// Whether the worker is a child of the one that starts it.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self.place, Place::Local)
+    }
+
     /// Whether it can be: its text is read as it is written.
     ///
     /// # Errors

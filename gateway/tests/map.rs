@@ -5,14 +5,15 @@ mod gateways;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use farcall::channel::Config;
 use farcall::{
-    BoxError, Context, ExitStatus, Gateway, ItemError, MapError, OnError, Receiver, Spec, Tasks, map,
-    map_command, map_stream,
+    BoxError, Context, ExitStatus, Gateway, ItemError, Map, MapError, OnError, Progress, Receiver, Spec,
+    Tasks, map, map_command, map_stream,
 };
 use gateways::{EVERYWHERE, Kind, Place, alive, at, plain, until};
 
@@ -28,6 +29,11 @@ fn main() {
         .add(panics)
         .add(together)
         .add(together_plain)
+        .add(hangs_once)
+        .add(block)
+        .add(until_there)
+        .add(grows)
+        .add(hold_text)
         .add(long)
         .add(first)
         .add(with_end)
@@ -43,17 +49,31 @@ fn main() {
             plain("results_come_in_order_or_as_they_are_ready", results_come_in_order_or_as_they_are_ready),
             plain("inputs_of_all_shapes", inputs_of_all_shapes),
             plain("failing_items_stop_the_map_or_not", failing_items_stop_the_map_or_not),
+            plain(
+                "a_map_that_stops_leaves_its_gateways_as_they_are",
+                a_map_that_stops_leaves_its_gateways_as_they_are,
+            ),
             plain("items_are_tried_again_as_often_as_asked", items_are_tried_again_as_often_as_asked),
+            plain("an_item_that_took_too_long_is_tried_again", an_item_that_took_too_long_is_tried_again),
+            plain("a_gateway_that_refuses_is_left_out", a_gateway_that_refuses_is_left_out),
+            plain("short_messages_hold_many_replies", short_messages_hold_many_replies),
             plain("an_item_that_takes_too_long_is_dropped", an_item_that_takes_too_long_is_dropped),
             plain(
                 "an_item_that_cannot_be_stopped_keeps_its_slot",
                 an_item_that_cannot_be_stopped_keeps_its_slot,
             ),
             plain("as_many_run_at_once_as_there_are_slots", as_many_run_at_once_as_there_are_slots),
+            plain("hundreds_of_plain_items_run_at_once", hundreds_of_plain_items_run_at_once),
             plain("a_stalled_consumer_bounds_everything", a_stalled_consumer_bounds_everything),
+            plain("a_stalled_consumer_bounds_values_that_grow", a_stalled_consumer_bounds_values_that_grow),
             plain("long_arguments_and_values", long_arguments_and_values),
             plain("ends_of_channels_are_refused", ends_of_channels_are_refused),
             plain("dropping_the_map_gives_up_what_runs", dropping_the_map_gives_up_what_runs),
+            plain(
+                "dropping_a_map_whose_workers_are_full_gives_up_what_runs",
+                dropping_a_map_whose_workers_are_full_gives_up_what_runs,
+            ),
+            plain("no_inputs_are_taken_after_the_map", no_inputs_are_taken_after_the_map),
             plain("a_panic_of_the_inputs_is_passed_on", a_panic_of_the_inputs_is_passed_on),
             plain("inputs_that_block_hold_up_no_result", inputs_that_block_hold_up_no_result),
             plain("a_slow_gateway_costs_no_more_than_its_share", a_slow_gateway_costs_no_more_than_its_share),
@@ -127,21 +147,66 @@ impl Now {
     }
 }
 
-/// How many of them have run at once so far.
-async fn together(cx: Context, millis: u64) -> u64 {
+/// How many of them have run at once so far: waits for so many, and a little longer for more.
+async fn together(cx: Context, wanted: usize) -> u64 {
     let now = cx.state(Now::default);
     now.enter();
-    tokio::time::sleep(Duration::from_millis(millis)).await;
+    while now.most.load(SeqCst) < wanted {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
     now.leave();
     now.most.load(SeqCst) as u64
 }
 
-fn together_plain(cx: Context, millis: u64) -> u64 {
+fn together_plain(cx: Context, wanted: usize) -> u64 {
     let now = cx.state(Now::default);
     now.enter();
-    std::thread::sleep(Duration::from_millis(millis));
+    while now.most.load(SeqCst) < wanted {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(Duration::from_millis(5));
     now.leave();
     now.most.load(SeqCst) as u64
+}
+
+/// Items that have been tried.
+#[derive(Default)]
+struct Tried(Mutex<BTreeSet<u64>>);
+
+/// Hangs at first, if it is odd. Otherwise takes longer than a call has to obey.
+async fn hangs_once(cx: Context, n: u64) -> u64 {
+    let first = cx.state(Tried::default).0.lock().unwrap().insert(n);
+    if first && n % 2 == 1 {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    n
+}
+
+/// Blocks until the file is there, if there is to be one.
+fn block(file: Option<PathBuf>, n: u64) -> u64 {
+    while file.as_ref().is_some_and(|file| !file.exists()) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    n
+}
+
+/// Waits until the file is there.
+async fn until_there(file: PathBuf) {
+    while !file.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Short values, and from some point on long ones.
+async fn grows(n: usize, from: usize) -> String {
+    "x".repeat(if n < from { 10 } else { 1 << 20 })
+}
+
+async fn hold_text(folder: PathBuf, n: u64, text: String) -> Result<usize, std::convert::Infallible> {
+    hold(folder, n).await?;
+    Ok(text.len())
 }
 
 async fn long(len: usize) -> String {
@@ -318,6 +383,40 @@ async fn failing_items_stop_the_map_or_not() {
     assert_eq!(failed, 11);
 }
 
+async fn a_map_that_stops_leaves_its_gateways_as_they_are() {
+    let gateways = local(2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("go on");
+    // Calls that are under way all the time.
+    let call = |gateway: &Gateway| {
+        let (gateway, file) = (gateway.clone(), file.clone());
+        tokio::spawn(async move { gateway.call(until_there, (file,)).await })
+    };
+    let calls: Vec<_> = gateways.iter().map(call).collect();
+    for round in 0..20 {
+        let on_error = if round % 2 == 0 { OnError::Stop } else { OnError::Collect { most: 5 } };
+        // One fails in the midst of others, whose replies are under way then.
+        let inputs = (0..10_000).map(|n| if n % 1000 == 999 { 1 } else { 2 * n });
+        let mut map = map(odd_fails, inputs).on(&gateways).on_error(on_error).start().unwrap();
+        let mut results = 0;
+        while map.next().await.is_some() {
+            results += 1;
+        }
+        let progress = map.snapshot();
+        assert!(progress.failed > 0 && progress.finished);
+        assert_eq!(results, progress.taken);
+        assert!(map.next().await.is_none(), "what has ended has ended");
+        for gateway in &gateways {
+            assert_eq!(gateway.call(square, (3,)).await.unwrap(), 9);
+        }
+    }
+    std::fs::write(file, b"").unwrap();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert!(gateways.iter().all(|gateway| gateway.end().is_none()));
+}
+
 async fn items_are_tried_again_as_often_as_asked() {
     let gateways = local(1).await;
     let again = map(third_time, [10]).on(&gateways).retries(1).start().unwrap().all().await;
@@ -341,7 +440,8 @@ async fn an_item_that_takes_too_long_is_dropped() {
     let gateways = local(1).await;
     let began = Instant::now();
     let millis = [1, 600_000, 2, 600_000, 3];
-    let limit = Duration::from_millis(100);
+    // Many times as long as the short ones take.
+    let limit = Duration::from_secs(1);
     let results = map(wait, millis).on(&gateways).slots(1).item_timeout(limit).start().unwrap().all().await;
     for (result, millis) in results.into_iter().zip(millis) {
         match result {
@@ -353,49 +453,115 @@ async fn an_item_that_takes_too_long_is_dropped() {
     until_idle(&gateways[0]).await;
 }
 
+async fn an_item_that_took_too_long_is_tried_again() {
+    let limit = Duration::from_secs(3);
+    let run = async |inputs: [u64; 3], retries| {
+        let map = map(hangs_once, inputs).on(local(1).await).slots(1).window(1).item_timeout(limit);
+        map.retries(retries).start().unwrap().all().await
+    };
+    // One that takes a while comes after one that was stopped: the same again, and another that has its place.
+    let (again, others) = tokio::join!(run([1, 3, 4], 1), run([2, 1, 4], 0));
+    assert_eq!(again.into_iter().map(value).collect::<Vec<_>>(), [1, 3, 4]);
+    assert!(matches!(others[1], Err(ItemError::TimedOut { running: false })), "{:?}", others[1]);
+    assert!(matches!((&others[0], &others[2]), (Ok(2), Ok(4))), "{others:?}");
+    // The longest of all limits is none.
+    let all = map(square, [3]).on(local(1).await).item_timeout(Duration::MAX).start().unwrap().all().await;
+    assert!(matches!(all[0], Ok(9)));
+}
+
+async fn a_gateway_that_refuses_is_left_out() {
+    let able = local(1).await;
+    let mut refused = 0;
+    // With little memory a worker has no room for threads, or none at all.
+    for mebibytes in 1..=16 {
+        let Ok(small) = Gateway::open(&Spec::local().memory(mebibytes << 20)).await else { continue };
+        let both = able.iter().chain([&small]);
+        let all = map(square, 0..100).on(both).slots(1).replace_lost(0).start().unwrap().all().await;
+        assert!(all.into_iter().zip(0..).all(|(result, n)| value(result) == n * n));
+        let alone = map(square, 0..100).on([&small]).slots(1).replace_lost(0).start().unwrap().all().await;
+        assert_eq!(alone.len(), 100);
+        if alone.iter().all(|result| matches!(result, Err(ItemError::Lost(None)))) {
+            refused += 1;
+            assert!(small.end().is_none());
+        }
+    }
+    assert!(refused > 0, "none was as small as that");
+}
+
+async fn short_messages_hold_many_replies() {
+    let config = Config { max_message: 4096, ..Config::default() };
+    let gateway = Gateway::builder(Spec::local()).limits(config).open().await.unwrap();
+    let lens = || (0..20_000).map(|n| if n % 1000 == 7 { 5000 } else { n % 100 * 10 });
+    let mut results = map(long, lens()).on([&gateway]).slots(4).start().unwrap();
+    let mut refused = 0;
+    while let Some((index, result)) = results.next().await {
+        match result {
+            Ok(text) => assert_eq!(Some(text.len()), lens().nth(index as usize)),
+            Err(ItemError::Unsendable(_)) => {
+                assert_eq!(index % 1000, 7);
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!((refused, results.snapshot().taken), (20, 20_000));
+    assert!(gateway.end().is_none());
+}
+
+async fn hundreds_of_plain_items_run_at_once() {
+    const SLOTS: usize = 600;
+    let all =
+        map(together_plain, [SLOTS; SLOTS]).on(local(1).await).slots(SLOTS).start().unwrap().all().await;
+    assert_eq!(all.into_iter().map(value).max(), Some(SLOTS as u64));
+}
+
 async fn an_item_that_cannot_be_stopped_keeps_its_slot() {
     let gateways = local(1).await;
-    let limit = Duration::from_millis(50);
-    let mut map = map(sleep, [1500, 1, 2, 1500, 3])
-        .on(&gateways)
-        .slots(2)
-        .item_timeout(limit)
-        .retries(3)
-        .start()
-        .unwrap();
-    let mut stuck = 0;
-    let began = Instant::now();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("go on");
+    let path = file.clone();
+    let inputs = (0..5).map(move |n| ([0, 3].contains(&n).then(|| path.clone()), n));
+    let limit = Duration::from_secs(1);
+    let builder = map(block, inputs).on(&gateways).slots(2).item_timeout(limit).retries(3);
+    let mut map = builder.start().unwrap();
+    let (mut stuck, mut done) = (0, Vec::new());
     while let Some((index, result)) = map.next().await {
         match result {
             Err(ItemError::TimedOut { running: true }) => {
                 assert!([0, 3].contains(&index));
                 stuck += 1;
-                assert!(map.snapshot().gateways[0].stuck > 0);
+                assert!(map.snapshot().gateways[0].stuck >= stuck);
+                if stuck == 2 {
+                    // The last one has no slot until one of them ends.
+                    assert_eq!(done, [1, 2]);
+                    std::fs::write(&file, b"").unwrap();
+                }
             }
-            other => assert!([1, 2, 3].contains(&value(other))),
+            other => done.push(value(other)),
         }
     }
-    assert_eq!(stuck, 2);
-    assert!(began.elapsed() > 2 * limit);
+    assert_eq!((stuck, done), (2, vec![1, 2, 4]));
 }
 
 async fn as_many_run_at_once_as_there_are_slots() {
     let gateways = local(1).await;
-    for (slots, most) in [(1, 1), (5, 5)] {
+    for slots in [1, 5] {
+        let most = slots as u64;
         let gateways = local(1).await;
-        let asynchronous = map(together, [20; 30]).on(&gateways).slots(slots).start().unwrap().all().await;
+        let asynchronous = map(together, [slots; 30]).on(&gateways).slots(slots).start().unwrap().all().await;
         assert_eq!(asynchronous.into_iter().map(value).max(), Some(most));
         let gateways = local(1).await;
-        let blocking = map(together_plain, [20; 30]).on(&gateways).slots(slots).start().unwrap().all().await;
+        let blocking =
+            map(together_plain, [slots; 30]).on(&gateways).slots(slots).start().unwrap().all().await;
         assert_eq!(blocking.into_iter().map(value).max(), Some(most));
     }
     // Without a number, as many as the worker has processors.
-    let cores = gateways[0].status().await.unwrap().slots as u64;
-    let usual = map(together, [20; 30]).on(&gateways).start().unwrap().all().await;
-    assert_eq!(usual.into_iter().map(value).max(), Some(cores));
+    let cores = gateways[0].status().await.unwrap().slots;
+    let usual = map(together, [cores; 30]).on(&gateways).start().unwrap().all().await;
+    assert_eq!(usual.into_iter().map(value).max(), Some(cores as u64));
     // A worker's own limit holds as well.
     let limited = [Gateway::open(&Spec::local().max_tasks(2)).await.unwrap()];
-    let limited = map(together, [20; 30]).on(&limited).slots(9).start().unwrap().all().await;
+    let limited = map(together, [2; 30]).on(&limited).slots(9).start().unwrap().all().await;
     assert_eq!(limited.into_iter().map(value).max(), Some(2));
 }
 
@@ -430,12 +596,38 @@ async fn a_stalled_consumer_bounds_everything() {
         assert!(ran <= 200, "{ran} ran");
     }
     // Long values: bytes count, too.
-    let gateways = local(1).await;
-    let map = map(long, std::iter::repeat(4 << 20)).on(&gateways).slots(2).start().unwrap();
-    until("values are held", || map.snapshot().held >= 12).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let held = map.snapshot().held;
-    assert!(held <= 20, "{held} values of 4 MiB are held");
+    for ordered in [false, true] {
+        let gateways = local(1).await;
+        let builder = map(long, std::iter::repeat(4 << 20)).on(&gateways).slots(2);
+        let map = if ordered { builder.ordered() } else { builder }.start().unwrap();
+        let held = until_stalled(&map, 12).await;
+        assert!(held <= 20, "{held} values of 4 MiB are held");
+    }
+}
+
+/// Waits until so many values are held, and no gateway has anything to do; how many it were then.
+async fn until_stalled<V>(map: &Map<V>, least: u64) -> u64 {
+    until("nothing runs any more", || {
+        let progress = map.snapshot();
+        progress.held >= least && progress.out == 0
+    })
+    .await;
+    map.snapshot().held
+}
+
+async fn a_stalled_consumer_bounds_values_that_grow() {
+    const SHORT: usize = 20_000;
+    let gateways = local(2).await;
+    let mut map = map(grows, (0..SHORT + 200).map(|n| (n, SHORT))).on(&gateways).slots(2).start().unwrap();
+    let held = until_stalled(&map, SHORT as u64 + 50).await - SHORT as u64;
+    assert!(held < 3 * 64, "{held} values of 1 MiB are held");
+    // And when they are taken it goes on.
+    let mut results = 0;
+    while let Some((_, result)) = map.next().await {
+        value(result);
+        results += 1;
+    }
+    assert_eq!(results, SHORT + 200);
 }
 
 async fn long_arguments_and_values() {
@@ -480,6 +672,49 @@ async fn dropping_the_map_gives_up_what_runs() {
     until("it has asked", || folder.path().join("gone").exists()).await;
     until_idle(&gateways[0]).await;
     assert_eq!(gateways[0].call(square, (3,)).await.unwrap(), 9);
+}
+
+async fn dropping_a_map_whose_workers_are_full_gives_up_what_runs() {
+    let gateways = [Gateway::open(&Spec::local().max_tasks(1)).await.unwrap()];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    // More than a worker keeps: it reads no more orders until one of them is begun.
+    let inputs = (0..).map(move |n| (path.clone(), n, "x".repeat(1 << 20)));
+    let map_of_holds = map(hold_text, inputs).on(&gateways).slots(30).start().unwrap();
+    let began = |n: u64| folder.path().join(format!("here{n}")).exists();
+    until("one runs and more wait than may", || began(0) && gateways[0].counters().bytes_sent >= 9 << 20)
+        .await;
+    drop(map_of_holds);
+    until("it is dropped", || folder.path().join("gone0").exists()).await;
+    until_idle(&gateways[0]).await;
+    assert!(!began(1));
+}
+
+async fn no_inputs_are_taken_after_the_map() {
+    let gateways = local(1).await;
+    for stops in [false, true] {
+        let (give, inputs) = std::sync::mpsc::channel::<u64>();
+        let taken = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&taken);
+        let inputs = inputs.into_iter().inspect(move |_| {
+            counted.fetch_add(1, SeqCst);
+        });
+        let mut map = map(odd_fails, inputs).on(&gateways).on_error(OnError::Stop).start().unwrap();
+        for n in 0..10 {
+            give.send(2 * n).unwrap();
+            assert_eq!(map.next().await.map(|(_, result)| value(result)), Some(2 * n));
+        }
+        if stops {
+            give.send(1).unwrap();
+            assert!(matches!(map.next().await, Some((10, Err(ItemError::Failed(_))))));
+            assert!(map.next().await.is_none());
+        } else {
+            drop(map);
+        }
+        // Their thread waits for one more; with that it ends, and nobody takes what is given.
+        until("the inputs are dropped", || give.send(0).is_err()).await;
+        assert_eq!(taken.load(SeqCst), 11 + u64::from(stops));
+    }
 }
 
 async fn a_panic_of_the_inputs_is_passed_on() {
@@ -527,48 +762,65 @@ async fn a_slow_gateway_costs_no_more_than_its_share() {
     let took = began.elapsed();
     assert_eq!(results, 300);
     // 3.05 of such gateways do them in 0.98 s; the slow one's last may begin just before.
-    assert!(took < Duration::from_millis(1800), "it took {took:?}");
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
     let slow = map.snapshot().gateways[3].done;
-    assert!((1..=12).contains(&slow), "the slow one did {slow}");
+    let most = took.as_millis() as u64 / 200 + 2;
+    assert!((1..=most).contains(&slow), "the slow one did {slow} in {took:?}");
 }
 
 async fn one_long_item_does_not_hold_up_the_others() {
     let gateways = local(2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("go on");
+    let path = file.clone();
     // They look tiny, so that many are given at once; then one is not.
-    let millis = (0..4000u64).map(|n| if n == 3500 { 3000 } else { 0 });
-    let mut map = map(sleep, millis).on(&gateways).slots(1).start().unwrap();
-    let mut before = 0;
-    while let Some((_, result)) = map.next().await {
-        if value(result) == 3000 {
-            break;
-        }
-        before += 1;
+    let inputs = (0..4000).map(move |n| ((n == 3500).then(|| path.clone()), n));
+    let mut map = map(block, inputs).on(&gateways).slots(1).start().unwrap();
+    for _ in 0..3999 {
+        assert_ne!(value(map.next().await.unwrap().1), 3500);
     }
-    assert!(before >= 3990, "{before} were done before");
+    std::fs::write(file, b"").unwrap();
+    assert_eq!(value(map.next().await.unwrap().1), 3500);
+    assert!(map.next().await.is_none());
 }
 
 async fn progress_is_told_to_the_end() {
     let gateways = local(2).await;
-    let mut map = map(wait, [5; 200]).on(&gateways).slots(2).start().unwrap();
+    // There are inputs until enough was told.
+    let (give, inputs) = std::sync::mpsc::sync_channel::<u64>(8);
+    let giving = std::thread::spawn(move || while give.send(5).is_ok() {});
+    let (told, enough) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::clone(&enough);
+    let inputs = inputs.into_iter().take_while(move |_| !stop.load(SeqCst));
+    let mut map = map(wait, inputs).on(&gateways).slots(2).start().unwrap();
     let mut events = map.progress();
     let listening = tokio::spawn(async move {
-        let mut all = Vec::new();
+        let mut all: Vec<Progress> = Vec::new();
         while let Some(progress) = events.next().await {
             all.push(progress);
+            let busy = |progress: &Progress| progress.out > 0 && progress.rate > 0.0 && !progress.finished;
+            let both = |progress: &Progress| progress.gateways.iter().all(|gateway| gateway.done > 0);
+            if all.len() >= 3 && all.iter().any(busy) && all.iter().any(both) {
+                told.store(true, SeqCst);
+                enough.store(true, SeqCst);
+            }
         }
-        all
+        (all, told.load(SeqCst))
     });
-    while map.next().await.is_some() {}
-    let all = listening.await.unwrap();
-    assert!(all.len() >= 3, "{} events", all.len());
+    let mut results = 0;
+    while map.next().await.is_some() {
+        results += 1;
+    }
+    let (all, told) = listening.await.unwrap();
+    giving.join().unwrap();
+    assert!(told);
     assert!(all.is_sorted_by_key(|progress| progress.done));
-    assert!(all.iter().any(|progress| progress.out > 0 && progress.rate > 0.0 && !progress.finished));
     let last = all.last().unwrap();
     assert!(last.finished);
-    assert_eq!((last.done, last.failed, last.out), (200, 0, 0));
+    assert_eq!((last.done, last.failed, last.out), (results, 0, 0));
     let ids: BTreeSet<&str> = last.gateways.iter().map(|gateway| &*gateway.id).collect();
     assert_eq!(ids, gateways.iter().map(Gateway::id).collect());
-    assert_eq!(last.gateways.iter().map(|gateway| gateway.done).sum::<u64>(), 200);
+    assert_eq!(last.gateways.iter().map(|gateway| gateway.done).sum::<u64>(), results);
     assert!(last.gateways.iter().all(|gateway| gateway.slots == 2 && gateway.item_time.is_some()));
 }
 
@@ -621,10 +873,14 @@ async fn commands_end_as_they_do() {
     let held = shell(&["sleep 600 & echo done"]).start().unwrap().all().await;
     let held = value(held.into_iter().next().unwrap());
     assert_eq!((&held.stdout[..], held.held_open), (&b"done\n"[..], true));
-    let limit = Duration::from_millis(200);
+    let limit = Duration::from_secs(2);
     let late = shell(&["sleep 600", "exit 0"]).item_timeout(limit).start().unwrap().all().await;
     assert!(matches!(late[0], Err(ItemError::TimedOut { running: false })));
     assert!(late[1].is_ok());
+    // One that was stopped is over, though what it left behind holds its output open.
+    let limit = Duration::from_secs(1);
+    let late = shell(&["setsid sleep 5 & sleep 600"]).item_timeout(limit).start().unwrap().all().await;
+    assert!(matches!(late[0], Err(ItemError::TimedOut { running: false })), "{:?}", late[0]);
     let missing = map_command("/no/such/program", [[""; 0]]).on(&gateways).start().unwrap().all().await;
     match &missing[0] {
         Err(ItemError::Failed(failure)) => assert!(failure.chain().any(|text| text.contains("No such file"))),

@@ -25,6 +25,7 @@ fn main() {
                 dropping_or_stopping_the_map_kills_what_computes,
             ),
             plain("a_lost_host_is_replaced", a_lost_host_is_replaced),
+            plain("processes_that_take_no_calls_are_given_up", processes_that_take_no_calls_are_given_up),
         ],
     );
 }
@@ -100,7 +101,7 @@ async fn an_item_that_computes_for_ever_is_killed() {
     let gateways = local(1).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
-    let limit = Duration::from_millis(300);
+    let limit = Duration::from_secs(1);
     let began = Instant::now();
     let inputs = (0..10).map(move |n| (path.clone(), n));
     let results = map(spin, inputs)
@@ -166,7 +167,7 @@ async fn dropping_or_stopping_the_map_kills_what_computes() {
     drop(map_of_spins);
     until("it is killed", || pids(folder.path()).iter().all(|pid| !alive(*pid))).await;
     // By the failure of another: of one whose process is not there any more.
-    let limit = Duration::from_millis(300);
+    let limit = Duration::from_secs(1);
     let gateways = local(2).await;
     let stopped = map(spin, inputs(4).chain(inputs(8))).on(&gateways).isolated().slots(1).item_timeout(limit);
     let results = stopped.on_error(OnError::Stop).start().unwrap().all().await;
@@ -189,4 +190,28 @@ async fn a_lost_host_is_replaced() {
     }
     assert_eq!(results, 100);
     assert_eq!(map.snapshot().replaced, 1);
+}
+
+/// How many of twenty items are done in processes with so little memory.
+async fn done_with(mebibytes: u64) -> usize {
+    let gateways = local(1).await;
+    let builder = map(square, 0..20).on(&gateways).slots(1).memory(mebibytes << 20).replace_lost(0);
+    let results = builder.start().unwrap().all().await;
+    assert_eq!(results.len(), 20);
+    assert_eq!(gateways[0].call(square, (3,)).await.unwrap(), 9);
+    results.iter().filter(|result| result.is_ok()).count()
+}
+
+async fn processes_that_take_no_calls_are_given_up() {
+    // Some do not start, and some have no room for threads.
+    let maps: Vec<_> = (1..=16).map(|mebibytes| tokio::spawn(done_with(mebibytes))).collect();
+    let mut done = Vec::new();
+    for map in maps {
+        done.push(map.await.unwrap());
+    }
+    assert!(done.contains(&0) && done.contains(&20), "{done:?}");
+    // One that is dropped while it is tried again ends.
+    let gateways = local(1).await;
+    drop(map(square, 0..20).on(&gateways).memory(1 << 20).start().unwrap());
+    assert_eq!(gateways[0].call(square, (3,)).await.unwrap(), 9);
 }

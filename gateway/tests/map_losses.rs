@@ -5,10 +5,11 @@ mod gateways;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use farcall::{Gateway, GatewayState, ItemError, Spec, Tasks, map};
-use gateways::{plain, until};
+use gateways::{Kind, Place, at, plain, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn main() {
@@ -22,6 +23,11 @@ fn main() {
             ),
             plain("items_move_on_from_a_killed_worker_at_once", items_move_on_from_a_killed_worker_at_once),
             plain("items_of_a_silent_worker_wait_for_its_end", items_of_a_silent_worker_wait_for_its_end),
+            at(
+                &[Kind::Local, Kind::Ssh],
+                "items_of_leaves_move_on_when_their_hub_is_killed",
+                items_of_leaves_move_on_when_their_hub_is_killed,
+            ),
             plain("an_item_that_kills_its_workers_is_found", an_item_that_kills_its_workers_is_found),
             plain("at_most_once_runs_nothing_again", at_most_once_runs_nothing_again),
             plain("lost_gateways_are_replaced_up_to_the_limit", lost_gateways_are_replaced_up_to_the_limit),
@@ -36,8 +42,10 @@ async fn square(n: u64) -> u64 {
     n * n
 }
 
+/// On a clock that all processes share and nobody sets.
 fn millis() -> u128 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis()
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u128 * 1000 + now.tv_nsec as u128 / 1_000_000
 }
 
 fn note(file: &Path, n: u64) {
@@ -115,48 +123,96 @@ impl Random {
     }
 }
 
+/// How a map is run whose workers are killed.
+struct Way {
+    seed: u64,
+    inputs: u64,
+    ordered: bool,
+    at_most_once: bool,
+    isolated: bool,
+}
+
+/// What killing them has come to.
+#[derive(Default)]
+struct Toll {
+    killed: u64,
+    moved: u64,
+    replaced: u64,
+    lost: u64,
+}
+
 async fn workers_killed_at_random_lose_and_double_nothing() {
-    const INPUTS: u64 = 100_000;
-    for seed in 1..=4 {
-        let mut random = Random(seed);
-        let gateways = local(3).await;
-        let ordered = seed % 2 == 0;
-        let builder = map(square, 0..INPUTS).on(&gateways).slots(2).replace_lost(20);
-        let builder = if ordered { builder.ordered() } else { builder };
-        let mut map = builder.start().expect("a map");
-        // Each is killed once at a moment of its own, and so are some of those that replace them.
-        let mut moments: Vec<u64> = (0..6).map(|_| random.below(INPUTS)).collect();
-        moments.sort_unstable();
-        moments.reverse();
-        let mut seen = vec![false; INPUTS as usize];
-        let mut results = 0;
-        let mut killed = 0;
-        while let Some((index, result)) = map.next().await {
-            assert_eq!(result.unwrap_or_else(|error| panic!("seed {seed}: {index}: {error}")), index * index);
-            assert!(!std::mem::replace(&mut seen[index as usize], true), "{index} has two results");
-            if ordered {
-                assert_eq!(index, results);
+    let (mut plain, mut isolated) = (Toll::default(), Toll::default());
+    for seed in 1..=20 {
+        let way = Way {
+            seed,
+            inputs: if seed <= 2 { 100_000 } else { 8_000 },
+            ordered: seed % 2 == 0,
+            at_most_once: seed % 4 == 3,
+            isolated: seed % 5 == 4,
+        };
+        let toll = if way.isolated { &mut isolated } else { &mut plain };
+        kill_at_random(&way, toll).await;
+    }
+    // They were at work when they were killed.
+    assert_eq!((plain.killed, isolated.killed), (16 * KILLS as u64, 4 * KILLS as u64));
+    assert!(plain.moved > 100 && plain.replaced > 16, "{} moved, {} replaced", plain.moved, plain.replaced);
+    assert!(isolated.moved > 4, "{} moved", isolated.moved);
+    assert!(plain.lost > 0, "none was lost where none may run again");
+}
+
+/// So many workers are killed in each map.
+const KILLS: usize = 6;
+
+async fn kill_at_random(way: &Way, toll: &mut Toll) {
+    let Way { seed, inputs, .. } = *way;
+    let mut random = Random(seed);
+    let gateways = local(3).await;
+    // Workers that are killed are a few thousand items at most ahead of the results. No item is to blame, however often it was there.
+    let window = if inputs > 10_000 { 4096 } else { 512 };
+    let builder =
+        map(square, 0..inputs).on(&gateways).slots(2).replace_lost(20).window(window).max_deaths(20);
+    let builder = if way.ordered { builder.ordered() } else { builder };
+    let builder = if way.at_most_once { builder.at_most_once() } else { builder };
+    let builder = if way.isolated { builder.isolated() } else { builder };
+    let mut map = builder.start().expect("a map");
+    let mut moments: Vec<u64> = (0..KILLS).map(|_| random.below(inputs / 2)).collect();
+    moments.sort_unstable();
+    moments.reverse();
+    let mut seen = vec![false; inputs as usize];
+    let mut results = 0;
+    while let Some((index, result)) = map.next().await {
+        match result {
+            Ok(number) => assert_eq!(number, index * index),
+            Err(ItemError::Lost(_)) if way.at_most_once => toll.lost += 1,
+            Err(error) => panic!("seed {seed}: {index}: {error}"),
+        }
+        assert!(!std::mem::replace(&mut seen[index as usize], true), "seed {seed}: {index} has two results");
+        if way.ordered {
+            assert_eq!(index, results);
+        }
+        results += 1;
+        if moments.last().is_some_and(|moment| *moment <= results) {
+            let mut living = map.snapshot().gateways;
+            living.retain(|gateway| gateway.state != GatewayState::Lost && !gateway.id.is_empty());
+            if living.is_empty() {
+                continue;
             }
-            results += 1;
-            while moments.last().is_some_and(|moment| *moment <= results) {
+            let victim = &living[random.below(living.len() as u64) as usize];
+            let pids = workers(&victim.id);
+            // It may have been killed just now; then it is another's turn at the next result.
+            if !pids.is_empty() {
+                pids.into_iter().for_each(|pid| signal(pid, Signal::KILL));
+                toll.killed += 1;
                 moments.pop();
-                if killed < gateways.len() {
-                    signal(gateways[killed].pid(), Signal::KILL);
-                    killed += 1;
-                } else {
-                    // One that the map started.
-                    let others = map.snapshot().gateways.split_off(gateways.len());
-                    let living = others.iter().find(|gateway| gateway.state != GatewayState::Lost);
-                    living
-                        .into_iter()
-                        .flat_map(|gateway| workers(&gateway.id))
-                        .for_each(|pid| signal(pid, Signal::KILL));
-                }
             }
         }
-        assert_eq!(results, INPUTS, "seed {seed}");
-        assert!(map.snapshot().finished);
     }
+    assert_eq!(results, inputs, "seed {seed}");
+    let progress = map.snapshot();
+    assert!(progress.finished);
+    toll.moved += progress.moved;
+    toll.replaced += progress.replaced;
 }
 
 /// The worker of a gateway of this process, with its guardian: both have its arguments.
@@ -190,7 +246,7 @@ async fn items_move_on_from_a_killed_worker_at_once() {
 
 async fn items_of_a_silent_worker_wait_for_its_end() {
     let (heartbeat, lease, grace) =
-        (Duration::from_millis(200), Duration::from_millis(1000), Duration::from_millis(500));
+        (Duration::from_millis(500), Duration::from_secs(3), Duration::from_millis(500));
     let spec = Spec::local().heartbeat(heartbeat).lease(lease).grace(grace);
     // A command leads to it, so that the end of the process here says nothing of the worker there.
     let command = farcall::CommandTarget::new("env").args(["sh", "-c"]).as_line();
@@ -215,6 +271,37 @@ async fn items_of_a_silent_worker_wait_for_its_end() {
     let settled = (2 * lease + grace).as_millis() - heartbeat.as_millis() * 2;
     assert!(waited >= settled, "it ran again after {waited} ms");
     signal(gateways[0].pid(), Signal::CONT);
+}
+
+async fn items_of_leaves_move_on_when_their_hub_is_killed(place: Arc<Place>) {
+    let far = place.kind != Kind::Local;
+    // What the hub has started is killed with it. Of a host that it leads to nobody knows whether it has heard of its end.
+    let lease = Duration::from_secs(if far { 3 } else { 120 });
+    let spec: Spec = place.text().parse().unwrap();
+    let spec = spec.heartbeat(Duration::from_millis(500)).lease(lease).grace(Duration::from_millis(500));
+    let hub = local(1).await.remove(0);
+    let gateways = [Gateway::builder(spec).via(&hub).open().await.unwrap(), local(1).await.remove(0)];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("log");
+    let inputs: Vec<_> = (0..2).map(|n| (file.clone(), n, 1000)).collect();
+    let map = map(log, inputs).on(&gateways).slots(1).replace_lost(0).start().unwrap();
+    until("both work", || notes(&file).len() == 2).await;
+    let killed = millis();
+    signal(hub.pid(), Signal::KILL);
+    let all = map.all().await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert!(gateways[0].end().unwrap().hub().is_some());
+    let notes = notes(&file);
+    assert_eq!(notes.len(), 3, "one of them ran again");
+    let (again, at, pid) = notes[2];
+    assert_eq!(pid, gateways[1].pid());
+    assert_eq!(again, notes.iter().find(|(.., pid)| *pid != gateways[1].pid()).unwrap().0);
+    let waited = at - killed;
+    if far {
+        assert!(waited >= lease.as_millis(), "it ran again after {waited} ms");
+    } else {
+        assert!(waited < lease.as_millis() / 2, "it ran again after {waited} ms");
+    }
 }
 
 async fn an_item_that_kills_its_workers_is_found() {

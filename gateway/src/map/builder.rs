@@ -86,7 +86,8 @@ inputs!(A, B, C, D, E, G, H, I);
 /// at a time, but it may run more than once, unless [`at_most_once`](MapBuilder::at_most_once) is asked for. An item that
 /// kills its workers is found, and ends as [`Poisonous`](super::ItemError::Poisonous).
 ///
-/// The iterator runs on a thread of its own, and may block. For streams there is [`map_stream`], for programs
+/// The iterator runs on a thread of its own, and may block. If it blocks when the map ends or is dropped, thread and iterator stay
+/// until it yields once more, which is thrown away. For streams there is [`map_stream`], for programs
 /// [`map_command`](super::map_command).
 ///
 /// Ends of channels cannot be arguments or values here: they belong to one gateway. (Arguments with such end as
@@ -210,7 +211,9 @@ impl<V> MapBuilder<V> {
 
     /// How many inputs may be under way: taken, and their results not. 32,768 by default; at least one.
     ///
-    /// This, and about 64 MiB of their arguments and values, bounds the memory of a map while nobody takes its results.
+    /// This, and about 64 MiB of their arguments and values, bounds the memory of a map while nobody takes its results. How long a
+    /// value is shows only when it comes. So if they become longer, what gateways have not begun is asked back, and a few more
+    /// come than that: those that run meanwhile, and what is under way.
     pub fn window(mut self, items: usize) -> MapBuilder<V> {
         self.rules.window = items.max(1);
         self
@@ -239,15 +242,19 @@ impl<V> MapBuilder<V> {
     /// least one.
     ///
     /// When a worker dies, all items that it had are suspects. They are run by themselves on a quarter of the gateways, in ever
-    /// smaller groups: those that end are cleared. So an item is never found guilty for having been near another. A lost network
-    /// makes no suspects.
+    /// smaller groups: those that end are cleared. An item is found guilty only by the death of a worker that had it alone; deaths of
+    /// workers that had it beside others count then, too. A lost network makes no suspects.
     pub fn max_deaths(mut self, deaths: u32) -> MapBuilder<V> {
         self.rules.max_deaths = deaths.max(1);
         self
     }
 
     /// An item that was sent to a gateway is never given out again, whatever becomes of it: not tried again, and
-    /// [`Lost`](super::ItemError::Lost) with its gateway.
+    /// [`Lost`](super::ItemError::Lost) with its gateway. Only what a gateway gives back unbegun goes to another.
+    ///
+    /// Gateways are sent more than they run at once, of tiny items thousands. All that a lost one had are lost then, also those
+    /// that it had not begun, since nobody knows which those are. In an [isolated](Self::isolated) map the same holds for a
+    /// process that is killed for the time limit of one of its items.
     pub fn at_most_once(mut self) -> MapBuilder<V> {
         self.rules.at_most_once = true;
         self

@@ -62,6 +62,8 @@ pub(super) struct State {
     /// Gateways that may still be started in place of lost ones.
     pub(super) replacements: usize,
     pub(super) replaced: u64,
+    /// Gateways whose links may all be lost, while it is not decided yet whether another takes their place.
+    pub(super) undecided: usize,
     dropped: bool,
     /// When the clock will look next.
     due: Option<Duration>,
@@ -99,6 +101,7 @@ impl Shared {
                 panic: None,
                 replacements,
                 replaced: 0,
+                undecided: 0,
                 dropped: false,
                 due: None,
                 rate: Rate::default(),
@@ -310,7 +313,7 @@ impl Shared {
     /// Gives up if no gateway is left.
     pub(super) fn check_hope(&self, loss: &Loss) {
         self.with(|state, _| {
-            if !state.scheduler.has_gates() {
+            if !state.scheduler.has_gates() && state.undecided == 0 {
                 state.scheduler.give_up_hope(loss.end.clone());
             }
         });

@@ -101,6 +101,11 @@ impl Gate {
         if self.examines { 0 } else { self.out.saturating_sub(self.slots_left() + self.asked) }
     }
 
+    /// Whether it has more than it can run, be that asked back or not.
+    pub(crate) fn has_spare(&self) -> bool {
+        !self.examines && self.out > self.slots_left()
+    }
+
     /// How long its last item will wait, as far as can be known.
     pub(crate) fn wait(&self, now: Duration) -> Duration {
         let waiting = self.waiting();

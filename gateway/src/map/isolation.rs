@@ -38,7 +38,10 @@ pub(super) async fn run(
 ) {
     let (mut gateway, mut gate, mut wake) = (gateway, gate, wake);
     loop {
+        shared.with(|state, _| state.undecided += 1);
         let Some(lost) = serve(&shared, isolation, &gateway, gate, wake).await else { return };
+        // Nothing is waited for before it is decided.
+        shared.with(|state, _| state.undecided -= 1);
         match link::replace(&shared, gateway, lost).await {
             Some(found) => (gateway, gate, wake) = found,
             None => return,
@@ -56,7 +59,11 @@ async fn serve(
 ) -> Option<Lost> {
     let mut slots = 1;
     // One that cannot say has ended, which its slot will notice.
-    if let Ok(status) = gateway.status().await {
+    let status = tokio::select! {
+        status = gateway.status() => status,
+        () = shared.over(&wake) => return None,
+    };
+    if let Ok(status) = status {
         let most = u32::try_from(status.slots).unwrap_or(u32::MAX).max(1);
         slots = isolation.slots.unwrap_or(most).clamp(1, most);
     }
@@ -111,8 +118,10 @@ async fn slot(
                 attempts += 1;
                 tracing::debug!(gateway = gateway.id(), %error, "a process for a slot of a map did not start");
                 if attempts < ATTEMPTS && !matches!(error, IsolatedError::Ended(_)) {
-                    tokio::time::sleep(PATIENCE).await;
-                    continue;
+                    tokio::select! {
+                        () = tokio::time::sleep(PATIENCE) => continue,
+                        () = shared.over(wake) => return None,
+                    }
                 }
                 let noticed = Instant::now();
                 let lost = match gateway.end() {
@@ -121,7 +130,10 @@ async fn slot(
                         Lost { loss, replace: false }
                     }
                     _ => {
-                        let end = gateway.wait().await;
+                        let end = tokio::select! {
+                            end = gateway.wait() => end,
+                            () = shared.over(wake) => return None,
+                        };
                         Lost { loss: link::loss(gateway, &end, noticed), replace: end.class().is_some() }
                     }
                 };
@@ -130,10 +142,13 @@ async fn slot(
                 return Some(lost);
             }
         };
-        attempts = 0;
         let process = slot.process().clone();
         shared.name_link(gate, process.id());
-        let lost = match link::exchange(shared, &process, gate, wake, true).await {
+        let exchanged = link::exchange(shared, &process, gate, wake, true).await;
+        // One that starts and then takes no calls is no better than one that does not start.
+        let opened = shared.with(|state, _| state.scheduler.has_opened(gate));
+        attempts = if opened { 0 } else { attempts + 1 };
+        let lost = match exchanged {
             Ok(()) => {
                 if shared.with(|state, _| state.scheduler.is_busy(gate)) {
                     // What it runs nobody wants any more.
@@ -141,7 +156,12 @@ async fn slot(
                 }
                 return None;
             }
-            Err(Broken::Stream(error)) => link::lost_by(&process, error).await.loss,
+            Err(Broken::Stream(error)) => {
+                let lost = link::lost_by(shared, &process, wake, error).await;
+                // It may live, and is of no use.
+                slot.kill();
+                lost?.loss
+            }
             Err(Broken::Stuck { number, error }) => {
                 slot.kill();
                 let noticed = Instant::now();
@@ -157,6 +177,15 @@ async fn slot(
             }
         };
         shared.lost(gate, &lost);
+        if attempts >= ATTEMPTS {
+            return Some(Lost { loss: lost, replace: false });
+        }
         shared.with(|state, _| state.scheduler.reopen(gate));
+        if attempts > 0 {
+            tokio::select! {
+                () = tokio::time::sleep(PATIENCE) => {}
+                () = shared.over(wake) => return None,
+            }
+        }
     }
 }

@@ -22,6 +22,9 @@ use crate::via::Hub;
 /// How long the first failure to start a replacement is waited out; each further one doubles it.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// How long the end of a worker that closed its stream is waited for, beyond its grace.
+const CLOSING: Duration = Duration::from_secs(2);
+
 /// Longer it is never waited.
 const MOST_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,10 +34,15 @@ pub(super) async fn run(shared: Arc<Shared>, gateway: Gateway, gate: GateId, wak
     loop {
         let lost = match exchange(&shared, &gateway, gate, &wake, false).await {
             Ok(()) => return,
-            Err(Broken::Stream(error)) => lost_by(&gateway, error).await,
+            Err(Broken::Stream(error)) => lost_by(&shared, &gateway, &wake, error).await,
             // Only those that are isolated are given up for it.
-            Err(Broken::Stuck { .. }) => lost_by(&gateway, StreamError::Malformed(Malformed)).await,
+            Err(Broken::Stuck { .. }) => {
+                lost_by(&shared, &gateway, &wake, StreamError::Malformed(Malformed)).await
+            }
         };
+        // The map may end meanwhile, and then keeps no gateway.
+        let Some(lost) = lost else { return };
+        // From here to the decision of `replace` nothing is waited for, so that nobody thinks meanwhile that no gateway is left.
         shared.lost(gate, &lost.loss);
         match replace(&shared, gateway, lost).await {
             Some(found) => (gateway, gate, wake) = found,
@@ -93,8 +101,20 @@ pub(super) async fn replace(
     }
 }
 
-/// What is to become of a gateway that takes or says nothing more.
-pub(super) async fn lost_by(gateway: &Gateway, error: StreamError) -> Lost {
+/// What is to become of a gateway that takes or says nothing more; `None` if the map is over before that is known.
+pub(super) async fn lost_by(
+    shared: &Shared,
+    gateway: &Gateway,
+    wake: &Notify,
+    error: StreamError,
+) -> Option<Lost> {
+    tokio::select! {
+        lost = found_lost(gateway, error) => Some(lost),
+        () = shared.over(wake) => None,
+    }
+}
+
+async fn found_lost(gateway: &Gateway, error: StreamError) -> Lost {
     let noticed = Instant::now();
     match error {
         // Nothing was begun.
@@ -110,8 +130,20 @@ pub(super) async fn lost_by(gateway: &Gateway, error: StreamError) -> Lost {
             gateway.exit();
             Lost { loss: loss(gateway, &gateway.wait().await, noticed), replace: false }
         }
-        StreamError::Ended => {
-            let end = gateway.wait().await;
+        StreamError::Ended | StreamError::Closed => {
+            let mut end = gateway.end();
+            if end.is_none() && matches!(error, StreamError::Closed) {
+                // A worker that ends closes its streams first. One that does not end can be waited for in vain.
+                let limit = gateway.inner().life.grace + CLOSING;
+                end = tokio::time::timeout(limit, gateway.wait()).await.ok();
+                if end.is_none() {
+                    gateway.exit();
+                }
+            }
+            let end = match end {
+                Some(end) => end,
+                None => gateway.wait().await,
+            };
             // One that this side ended is not wanted any more.
             Lost { loss: loss(gateway, &end, noticed), replace: end.class().is_some() }
         }
@@ -126,6 +158,8 @@ pub(super) fn loss(gateway: &Gateway, end: &Arc<GatewayEnd>, noticed: Instant) -
     } else if let Some(hub) = inner.hub.as_ref().and_then(Hub::gateway)
         && let Some(end) = hub.end()
         && is_worker_over(&hub, &end)
+        // A command or a host's SSH server may lead further than that guardian reaches.
+        && inner.origin.is_local()
     {
         // What the hub's worker started is being killed by its guardian.
         inner.life.grace
@@ -179,7 +213,10 @@ pub(super) async fn exchange(
     isolated: bool,
 ) -> Result<(), Broken> {
     let asked = Instant::now();
-    let (orders, mut replies) = stream::open(gateway.inner(), shared.name, &shared.plan).await?;
+    let (orders, mut replies) = tokio::select! {
+        opened = stream::open(gateway.inner(), shared.name, &shared.plan) => opened?,
+        () = shared.over(wake) => return Ok(()),
+    };
     let mut opened = Some(asked);
     let mut sending: Option<Sending<'_>> = None;
     loop {
@@ -221,6 +258,7 @@ fn handle(
     isolated: bool,
 ) -> Result<(), Broken> {
     shared.with(|state, now| {
+        let mut stuck = None;
         let mut records = Records::<Reply>::new();
         while let Some(record) = records.next(message) {
             let record = record?;
@@ -242,7 +280,9 @@ fn handle(
                         _ => ItemError::Stopped,
                     };
                     if isolated {
-                        return Err(Broken::Stuck { number: record.number, error });
+                        // What else the message says holds all the same.
+                        stuck = Some(Broken::Stuck { number: record.number, error });
+                        continue;
                     }
                     Answer::Stuck(error)
                 }
@@ -263,7 +303,7 @@ fn handle(
             };
             state.scheduler.handle_answer(gate, record.number, answer, now)?;
         }
-        Ok(())
+        stuck.map_or(Ok(()), Err)
     })
 }
 

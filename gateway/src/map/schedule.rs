@@ -110,6 +110,8 @@ struct Item {
     deaths: u32,
     /// Its gateway was asked to give it back.
     asked: bool,
+    /// The gateway that was asked to give it back for one that is idle.
+    avoids: Option<u32>,
 }
 
 /// Items whose gateway is lost and may still run them.
@@ -230,7 +232,7 @@ impl Scheduler {
         self.counts.taken += 1;
         self.unfinished += 1;
         self.arg_bytes += args.len();
-        let item = Item { index, args, place: Place::Ready, tries: 0, deaths: 0, asked: false };
+        let item = Item { index, args, place: Place::Ready, tries: 0, deaths: 0, asked: false, avoids: None };
         match self.free.pop() {
             Some(key) => {
                 self.items[key as usize] = item;
@@ -254,6 +256,11 @@ impl Scheduler {
     /// A gateway that was lost is being connected again: another process in its place.
     pub(crate) fn reopen(&mut self, gate: GateId) {
         self.gates[gate].reopen();
+    }
+
+    /// Whether a gateway has answered.
+    pub(crate) fn has_opened(&self, gate: GateId) -> bool {
+        self.gates[gate].state == State::Live
     }
 
     /// Whether a gateway runs something.
@@ -284,7 +291,7 @@ impl Scheduler {
         let key =
             if self.gates[gate].examines { self.next_suspect(gate)? } else { self.ready.pop_front()? };
         let item = &mut self.items[key as usize];
-        item.asked = false;
+        (item.asked, item.avoids) = (false, None);
         item.place = Place::At(gate, self.gates[gate].give(key, item.args.len(), now));
         Some((u64::from(key), &self.items[key as usize].args))
     }
@@ -312,6 +319,13 @@ impl Scheduler {
         }
         let Some(key) = self.ready.front() else { return false };
         if slots == 0 || (place.out >= slots && (place.out >= place.target(now) || place.bytes >= GATE_BYTES))
+        {
+            return false;
+        }
+        let item = &self.items[*key as usize];
+        if item.avoids.is_some_and(|avoided| avoided as usize == gate)
+            && place.out >= slots
+            && self.gates.iter().any(|gate| gate.idle_slots() > 0)
         {
             return false;
         }
@@ -420,6 +434,7 @@ impl Scheduler {
         if !self.ready.is_empty() || self.stopped || now < self.next_look {
             return None;
         }
+        self.forget_vain();
         let asked: u32 = self.gates.iter().map(|gate| gate.asked).sum();
         let idle = self.gates.iter().filter(|gate| gate.idle_slots() > 0);
         let room: u32 = idle.map(|gate| gate.target(now).saturating_sub(gate.out)).sum();
@@ -429,7 +444,8 @@ impl Scheduler {
             && self.gates[victim].asked < self.gates[victim].waiting()
             && let Some(key) = self.last_unasked(victim)
         {
-            self.items[key as usize].asked = true;
+            let item = &mut self.items[key as usize];
+            (item.asked, item.avoids) = (true, u32::try_from(victim).ok());
             self.gates[victim].asked += 1;
             return Some((victim, u64::from(key)));
         }
@@ -437,8 +453,20 @@ impl Scheduler {
         None
     }
 
+    /// What has become one of those that run since it was asked back will not come back, and counts no more as if it would.
+    fn forget_vain(&mut self) {
+        for gate in self.gates.iter_mut().filter(|gate| gate.asked > 0) {
+            let mut begun = 0;
+            for key in gate.items().take(gate.slots_left() as usize) {
+                begun += u32::from(std::mem::take(&mut self.items[key as usize].asked));
+            }
+            gate.asked -= begun;
+        }
+    }
+
     /// Asks back all that waits at gateways.
     fn recall(&mut self) {
+        self.forget_vain();
         for gate in 0..self.gates.len() {
             let place = &self.gates[gate];
             if place.waiting() == 0 {
@@ -580,7 +608,7 @@ impl Scheduler {
         let uneven = !self.stopped
             && self.ready.is_empty()
             && self.gates.iter().any(|gate| gate.idle_slots() > 0)
-            && self.gates.iter().any(|gate| gate.waiting() > 0);
+            && self.gates.iter().any(Gate::has_spare);
         settled.into_iter().chain(uneven.then_some(self.next_look)).min()
     }
 

@@ -479,10 +479,48 @@ fn what_waits_at_a_busy_gateway_is_given_to_an_idle_one() {
     world.pass(Duration::from_secs(1));
     world.withdraw();
     assert_eq!(world.fars[0].queue.len(), 5, "of the other nothing is known, so it gets one for its slot");
+    world.fill(0);
+    assert_eq!(world.fars[0].queue.len(), 5, "it is meant for the other");
     world.fill(1);
     assert_eq!(world.fars[1].queue.len(), 1);
     world.run_out();
     assert_eq!(world.results.len(), 6);
+}
+
+#[test]
+fn what_was_asked_back_in_vain_holds_up_no_other() {
+    let mut world = world(Rules::default(), 3);
+    world.open(1);
+    world.open(1);
+    world.scheduler.pace(0, 1000);
+    let answer = |world: &mut World, number: u64| {
+        let value = Answer::Value(Payload::new(&[]));
+        world.scheduler.handle_answer(0, number, value, world.now).unwrap();
+    };
+    for _ in 0..2 {
+        world.scheduler.push(Payload::new(&world.pushed.to_le_bytes()));
+        world.pushed += 1;
+    }
+    world.fill(0);
+    world.pass(Duration::from_secs(1));
+    let (_, second) = world.scheduler.poll_withdrawal(world.now).unwrap();
+    // The order comes too late: the second item runs, and will for long.
+    let (first, _) = world.fars[0].queue.pop_front().unwrap();
+    answer(&mut world, first);
+    world.scheduler.push(Payload::new(&world.pushed.to_le_bytes()));
+    world.fill(0);
+    let (third, _) = world.fars[0].queue[1];
+    let asked = loop {
+        let due = world.scheduler.poll_timeout().expect("somebody is idle");
+        assert!(due < Duration::from_secs(60));
+        world.now = world.now.max(due) + LOOK;
+        if let Some((gate, number)) = world.scheduler.poll_withdrawal(world.now) {
+            assert_eq!(gate, 0);
+            break number;
+        }
+    };
+    assert_eq!(asked, third);
+    assert_ne!(asked, second);
 }
 
 #[test]

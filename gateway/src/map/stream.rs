@@ -49,6 +49,9 @@ pub(crate) enum StreamError {
     TooLarge { len: u64, max: u64 },
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    /// The worker closed the stream and gave no reason: its end, which has to come, or something that should not happen.
+    #[error("the worker closed the stream")]
+    Closed,
     /// The gateway has ended, or is about to.
     #[error("the gateway has ended")]
     Ended,
@@ -90,6 +93,7 @@ impl Orders {
             Ok(()) => Ok(()),
             Err(SendError::TooLarge { len, max }) => Err(StreamError::TooLarge { len, max }),
             Err(SendError::Stopped(Some(reason))) => Err(StreamError::Refused(reason.text().into_owned())),
+            Err(SendError::Stopped(None)) => Err(StreamError::Closed),
             Err(_) => Err(StreamError::Ended),
         }
     }
@@ -111,7 +115,8 @@ impl Replies {
         match self.receiver.recv().await {
             Ok(Some(message)) => Ok(message),
             Err(RecvError::Remote(reason)) => Err(StreamError::Refused(reason.text().into_owned())),
-            Ok(None) | Err(_) => Err(StreamError::Ended),
+            Ok(None) => Err(StreamError::Closed),
+            Err(_) => Err(StreamError::Ended),
         }
     }
 }

@@ -64,14 +64,22 @@ pub(super) async fn run<F: Task<M>, M: 'static>(
                 Ok(Work::Async(work)) => Ended::Call(lane.drive(work, &mut payload).await),
                 Ok(Work::Blocking(work)) => {
                     let (lane, mut buffer) = (Arc::clone(&lane), std::mem::take(&mut payload));
-                    let blocking = tokio::task::spawn_blocking(move || {
-                        let ended = lane.block(work, began, &mut buffer);
-                        (ended, buffer)
+                    let blocking = panics::caught_here(|| {
+                        tokio::task::spawn_blocking(move || {
+                            let ended = lane.block(work, began, &mut buffer);
+                            (ended, buffer)
+                        })
                     });
-                    // The runtime is going down.
-                    let Ok((ended, buffer)) = blocking.await else { return };
-                    payload = buffer;
-                    ended
+                    match blocking {
+                        Ok(blocking) => {
+                            // The runtime is going down.
+                            let Ok((ended, buffer)) = blocking.await else { return };
+                            payload = buffer;
+                            ended
+                        }
+                        // The system gives no thread. Its call must be answered all the same.
+                        Err(panic) => Ended::Call(tell(Reply::Panicked, &panic, &mut payload)),
+                    }
                 }
                 Err(unbegun) => Ended::Call(answer_unbegun(unbegun, &mut payload)),
             },
