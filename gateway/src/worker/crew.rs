@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use farcall_channel::{Connection, DriverThread};
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Notify, Semaphore};
 
@@ -64,6 +65,32 @@ struct Roll {
     present: BTreeMap<u64, Arc<Entry>>,
 }
 
+/// Whether this process may use so little memory that there may be none for a thread.
+fn is_limited() -> bool {
+    [Resource::Data, Resource::As].into_iter().any(|resource| getrlimit(resource).current.is_some())
+}
+
+/// Whether so many threads can be had at once. A runtime that gets only some of those that it wants panics, and its first ones
+/// may hang.
+fn probe(count: usize) -> io::Result<()> {
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    let wait = |held: Arc<Mutex<std::sync::mpsc::Receiver<()>>>| {
+        // Ends when the other end is dropped.
+        move || {
+            let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        }
+    };
+    let threads: Vec<_> =
+        (0..count).map(|_| std::thread::Builder::new().spawn(wait(Arc::clone(&held)))).collect();
+    drop(hold);
+    for thread in threads {
+        // They do not panic.
+        let _ = thread?.join();
+    }
+    Ok(())
+}
+
 /// A task that waits or runs.
 pub(crate) struct Entry {
     name: &'static str,
@@ -113,6 +140,9 @@ impl Crew {
     pub(crate) fn runtime(&self) -> io::Result<Handle> {
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if runtime.is_none() {
+            if is_limited() {
+                probe(self.slot_count)?;
+            }
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             builder
                 .worker_threads(self.slot_count)
@@ -120,7 +150,7 @@ impl Crew {
                 .max_blocking_threads(MAX_SLOTS + SPARE_THREADS)
                 .thread_name("farcall-task")
                 .enable_all();
-            // It panics when the system gives it no thread, and that must be told like any other error.
+            // It panics when the system gives it no thread. Mostly that was found out before.
             let built = panics::caught_here(|| builder.build())
                 .map_err(|panic| io::Error::other(panic.message))??;
             return Ok(runtime.insert(built).handle().clone());
