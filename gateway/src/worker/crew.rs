@@ -181,6 +181,15 @@ impl Crew {
             && self.roll().present.is_empty()
     }
 
+    /// Lets go of the runtime, in which [nothing](Self::is_still) is left, without waiting for its threads: the process is ending.
+    pub(crate) fn dismiss(&self) {
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
+            // To drop it would be to wait, which an asynchronous context must not.
+            runtime.shutdown_background();
+        }
+    }
+
     /// Kills all commands; drops all tasks where they wait, and waits for those that do not wait, at most for `limit`.
     pub(crate) fn stop(&self, limit: Duration) {
         self.states.end();

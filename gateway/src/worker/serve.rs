@@ -165,6 +165,7 @@ async fn end(crew: &Arc<Crew>, calls: &Arc<Calls>, limit: Duration) {
     let threads = 1 + usize::from(calls.taken.load(Relaxed));
     if calls.refuse() && crew.is_still(threads) {
         // Most processes that ran one function end here, and somebody waits for that.
+        crew.dismiss();
         return;
     }
     let (crew, calls) = (Arc::clone(crew), Arc::clone(calls));
