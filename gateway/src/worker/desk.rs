@@ -26,6 +26,9 @@ const ENOUGH: usize = 2 * 1024;
 /// Replies to calls that took longer than this are sent at once.
 const TINY: Duration = Duration::from_micros(20);
 
+/// A longer limit is none, and no clock can be set as far as a duration may be long.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A call that waits: its number and arguments.
 type Waiting = (u64, Bytes);
 
@@ -240,6 +243,7 @@ impl Desk {
     /// Which calls of which lanes have run for longer than `limit`, and when to look again; `None` once the desk is closed.
     pub(super) fn overdue(&self, limit: Duration, overdue: &mut Vec<(usize, u64)>) -> Option<Instant> {
         let now = Instant::now();
+        let limit = limit.min(LONGEST);
         let state = self.lock();
         let mut next = now + limit;
         for (index, lane) in state.lanes.iter().enumerate() {
@@ -552,6 +556,15 @@ mod tests {
         let mut records = Records::<Reply>::new();
         let all = std::iter::from_fn(|| records.next(&message)).map(|record| record.unwrap());
         all.map(|record| (record.kind, record.number)).filter(|(kind, _)| *kind != Reply::Pace).collect()
+    }
+
+    #[test]
+    fn a_limit_may_be_of_any_length() {
+        let (desk, mut overdue) = (Desk::new(1), Vec::new());
+        desk.push(&mut vec![(7, Bytes::new())]);
+        assert!(matches!(desk.step_blocking(0, None, &mut Vec::new()), Step::Run(_)));
+        assert!(desk.overdue(Duration::MAX, &mut overdue).is_some());
+        assert!(overdue.is_empty());
     }
 
     #[test]
