@@ -12,7 +12,46 @@ use ssh_client::{options, printed, reach};
 
 /// With the program that is asked, and without.
 fn both_ways(options: &SshOptions) -> [SshOptions; 2] {
-    [options.clone(), SshOptions { program: None, ..options.clone() }]
+    // A setting that changes nothing here, and that has the program asked.
+    let settings = [options.settings.as_slice(), &["VisualHostKey=yes".to_owned()]].concat();
+    [SshOptions { settings, ..options.clone() }, SshOptions { program: None, ..options.clone() }]
+}
+
+/// Only where something is written that may mean more than it seems.
+#[tokio::test]
+async fn the_program_is_asked_where_that_makes_a_difference() {
+    let home = TempHome::new();
+    home.write("plain", "Host other\n  User me\n");
+    home.write("odd", "Host other\n  User \"me\"\n");
+    let include = |name| format!("Include {}\n", home.ssh(name).display());
+    for (text, asked) in [
+        ("", false),
+        ("Host web*\n  HostName web1.example.org\n  Port 2222\n  User me # not plain\n", true),
+        ("Host web* !web2\n  HostName 127.0.0.1\n  Port 2222\n  User me\n  IdentityFile ~/.ssh/web\n", false),
+        ("Match all\n  User me\n", true),
+        ("Host other\n  Match exec true\n", true),
+        ("Host other\n  NoSuchKeyword yes\n", true),
+        ("CanonicalizeHostname yes\n", true),
+        ("ProxyCommand nc %h %p\n", true),
+        (&include("plain"), false),
+        (&include("odd"), true),
+    ] {
+        // It always fails, so that having been asked shows.
+        let options = SshOptions { program: Some("/bin/false".into()), ..options(&home, text) };
+        let described = farcall_bootstrap::ssh::describe(&SshTarget::new("web1"), &options).await;
+        assert_eq!(described.is_err(), asked, "{text}: {described:?}");
+        if let Err(error) = described {
+            assert_eq!(error.step(), Step::Config);
+        }
+    }
+    let options = SshOptions { program: Some("/bin/false".into()), ..options(&home, "") };
+    for (host, setting, asked) in
+        [("web1", "Port=22", false), ("Web1", "Port=22", true), ("web1", "Port=http", true)]
+    {
+        let options = SshOptions { settings: vec![setting.into()], ..options.clone() };
+        let described = farcall_bootstrap::ssh::describe(&SshTarget::new(host), &options).await;
+        assert_eq!(described.is_err(), asked, "{host} {setting}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

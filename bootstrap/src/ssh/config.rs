@@ -133,7 +133,10 @@ pub(crate) async fn effective(target: &SshTarget, options: &SshOptions) -> Resul
     if let Some(user) = &target.user {
         check_user(user).map_err(|e| failed(e, b""))?;
     }
+    let read = read_files(target, options);
     let asked = match &options.program {
+        // Asking takes longer than a connection, for each host.
+        Some(_) if read.as_ref().is_ok_and(|(_, plain)| *plain) => None,
         Some(program) => {
             config_program::ask(program, target, options).await.map_err(|(e, said)| failed(e, &said))?
         }
@@ -141,7 +144,7 @@ pub(crate) async fn effective(target: &SshTarget, options: &SshOptions) -> Resul
     };
     let raw = match asked {
         Some(raw) => raw,
-        None => read_files(target, options).map_err(|e| failed(e, b""))?,
+        None => read.map_err(|e| failed(e, b""))?.0,
     };
     Config::from_raw(raw, target, options).map_err(|e| failed(e, b""))
 }
@@ -164,8 +167,8 @@ fn check_user(user: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The configuration by our own parser.
-fn read_files(target: &SshTarget, options: &SshOptions) -> Result<Raw, ConfigError> {
+/// The configuration by our own parser, and whether `ssh` would have found the same.
+fn read_files(target: &SshTarget, options: &SshOptions) -> Result<(Raw, bool), ConfigError> {
     let mut parser = config_file::Parser::new(&target.host, home(options));
     for setting in &options.settings {
         parser.setting(setting)?;
@@ -173,17 +176,33 @@ fn read_files(target: &SshTarget, options: &SshOptions) -> Result<Raw, ConfigErr
     for file in &options.identity_files {
         parser.identity(file);
     }
+    let mut usual = true;
     match &options.files {
         ConfigFiles::None => {}
         ConfigFiles::Only(file) => parser.file(file, true)?,
         ConfigFiles::Usual => {
             if let Some(home) = home(options) {
-                parser.file(&home.join(".ssh/config"), false)?;
+                let file = home.join(".ssh/config");
+                usual = is_usual(&home, &file);
+                parser.file(&file, false)?;
             }
             parser.file(Path::new("/etc/ssh/ssh_config"), false)?;
         }
     }
-    Ok(parser.finish())
+    let plain = usual && parser.is_plain();
+    Ok((parser.finish(), plain))
+}
+
+/// Whether ssh reads the same file, and does not refuse it: it looks in the home of the account, whatever the variable says,
+/// and wants nobody else to be able to write there.
+fn is_usual(home: &Path, file: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::getuid().as_raw();
+    let sound = match std::fs::metadata(file) {
+        Ok(metadata) => [0, own].contains(&metadata.uid()) && metadata.mode() & 0o022 == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    sound && account(|entry| entry.id == own).is_some_and(|account| account.home == home)
 }
 
 fn home(options: &SshOptions) -> Option<PathBuf> {

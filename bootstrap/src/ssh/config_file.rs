@@ -1,9 +1,10 @@
-//! A reader of OpenSSH configuration files, for machines without the `ssh` program.
+//! A reader of OpenSSH configuration files: for those that mean the same to everybody, and for machines without the `ssh`
+//! program.
 
 use std::path::{Path, PathBuf};
 
 use super::config::Raw;
-use super::pattern;
+use super::{config_plain, pattern};
 
 /// How deep files may include each other, as in OpenSSH.
 const DEPTH: u32 = 16;
@@ -30,12 +31,19 @@ pub(crate) struct Parser {
     host: String,
     home: Option<PathBuf>,
     raw: Raw,
+    plain: bool,
 }
 
 impl Parser {
     /// A parser of what applies to `host`, as the user wrote it.
     pub(crate) fn new(host: &str, home: Option<PathBuf>) -> Self {
-        Self { host: host.to_owned(), home, raw: Raw::new() }
+        let plain = config_plain::is_plain_host(host);
+        Self { host: host.to_owned(), home, raw: Raw::new(), plain }
+    }
+
+    /// Whether `ssh` would have found the same.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// What was found.
@@ -51,6 +59,7 @@ impl Parser {
         if words.is_empty() {
             return Err(error());
         }
+        self.plain &= config_plain::is_plain(&keyword, rest, &words);
         self.put(&keyword, words);
         Ok(())
     }
@@ -97,6 +106,8 @@ impl Parser {
                 let (file, line) = at();
                 return Err(FileError::Empty { file, line, keyword });
             }
+            // Also where it does not apply: ssh finds fault with that too.
+            self.plain &= config_plain::is_plain(&keyword, rest, &words);
             match keyword.as_str() {
                 "host" => {
                     active = applies && pattern::list_matches(words.iter().map(String::as_str), &self.host);

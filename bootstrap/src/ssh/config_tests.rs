@@ -23,7 +23,7 @@ fn parsed(files: &[(&str, &str)], target: &SshTarget) -> Result<Config, ConfigEr
         home: Some(dir.path().to_owned()),
         ..options()
     };
-    Config::from_raw(read_files(target, &options)?, target, &options)
+    Config::from_raw(read_files(target, &options)?.0, target, &options)
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn settings_of_the_caller_come_first() {
     };
     let target = SshTarget::new("a");
     let config =
-        Config::from_raw(read_files(&target, &options).expect("read"), &target, &options).expect("valid");
+        Config::from_raw(read_files(&target, &options).expect("read").0, &target, &options).expect("valid");
     assert_eq!((config.user.as_str(), config.port), ("x", 99));
     assert_eq!(config.identity_files, [Path::new("/keys/100%")]);
     let options = SshOptions { settings: vec!["nonsense".into()], ..options };
@@ -167,7 +167,7 @@ fn agents() {
             ..options()
         };
         let target = SshTarget::new("x");
-        let raw = read_files(&target, &options).expect("read");
+        let raw = read_files(&target, &options).expect("read").0;
         Config::from_raw(raw, &target, &options).expect("valid").agent
     };
     assert_eq!(with("SSH_AUTH_SOCK"), Some("/a".into()));

@@ -17,6 +17,7 @@ mod auth;
 mod clock;
 mod config;
 mod config_file;
+mod config_plain;
 mod config_program;
 mod connect;
 mod describe;

@@ -91,7 +91,8 @@ pub enum ConfigFiles {
 pub struct SshOptions {
     /// The `ssh` program that is asked for the effective configuration (`ssh -G`). A name without a slash is looked up
     /// as the system looks up programs. Where it does not exist, or with `None`, the files are read by a parser of our
-    /// own, which knows `Host` and `Include` but refuses `Match`.
+    /// own, which knows `Host` and `Include` but refuses `Match`. That parser is also believed where nothing is written but
+    /// the usual settings in their plain forms, since asking takes longer than a connection.
     pub program: Option<PathBuf>,
     /// Which configuration files are read.
     pub files: ConfigFiles,
