@@ -740,7 +740,7 @@ async fn inputs_that_block_hold_up_no_result() {
     let gateways = local(1).await;
     let (give, inputs) = std::sync::mpsc::channel::<u64>();
     let mut map = map(square, inputs).on(&gateways).start().unwrap();
-    for n in 0..100 {
+    for n in 0..3000 {
         give.send(n).unwrap();
         // The iterator waits for the next one meanwhile.
         assert_eq!(map.next().await.map(|(index, result)| (index, value(result))), Some((n, n * n)));

@@ -13,13 +13,18 @@ use gateways::{Kind, Place, at, plain, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn main() {
-    let tasks = Tasks::new().add(square).add(log).add(log_and_die).add(die_on).add(hang_on).add(pid);
+    let tasks =
+        Tasks::new().add(square).add(log).add(span).add(log_and_die).add(die_on).add(hang_on).add(pid);
     gateways::main(
         tasks,
         [
             plain(
                 "workers_killed_at_random_lose_and_double_nothing",
                 workers_killed_at_random_lose_and_double_nothing,
+            ),
+            plain(
+                "nothing_runs_twice_at_a_time_when_workers_are_killed",
+                nothing_runs_twice_at_a_time_when_workers_are_killed,
             ),
             plain("items_move_on_from_a_killed_worker_at_once", items_move_on_from_a_killed_worker_at_once),
             plain("items_of_a_silent_worker_wait_for_its_end", items_of_a_silent_worker_wait_for_its_end),
@@ -58,6 +63,15 @@ fn note(file: &Path, n: u64) {
 async fn log(file: PathBuf, n: u64, wait: u64) -> u64 {
     note(&file, n);
     tokio::time::sleep(Duration::from_millis(wait)).await;
+    n
+}
+
+/// Says when it begins and ends, in its process's own file.
+async fn span(folder: PathBuf, n: u64) -> u64 {
+    let file = folder.join(std::process::id().to_string());
+    note(&file, n);
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    note(&file, n);
     n
 }
 
@@ -213,6 +227,50 @@ async fn kill_at_random(way: &Way, toll: &mut Toll) {
     assert!(progress.finished);
     toll.moved += progress.moved;
     toll.replaced += progress.replaced;
+}
+
+async fn nothing_runs_twice_at_a_time_when_workers_are_killed() {
+    const INPUTS: u64 = 3000;
+    let gateways = local(3).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let inputs = (0..INPUTS).map(move |n| (path.clone(), n));
+    let mut map = map(span, inputs).on(&gateways).slots(4).window(200).max_deaths(20).start().unwrap();
+    let mut results = 0;
+    while let Some((index, result)) = map.next().await {
+        assert_eq!(result.unwrap(), index);
+        results += 1;
+        if results % 500 == 0 && results <= 1500 {
+            signal(gateways[results / 500 - 1].pid(), Signal::KILL);
+        }
+    }
+    assert_eq!(results as u64, INPUTS);
+    // Of each run: in which process, from when, and until when at least: one that was killed with its process has no end, and
+    // what that process wrote last is the latest that is known.
+    let mut runs: BTreeMap<u64, Vec<(u128, u128, u32)>> = BTreeMap::new();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let notes = notes(&entry.unwrap().path());
+        let last = notes.iter().map(|(_, at, _)| *at).max().unwrap();
+        let mut begun = BTreeMap::new();
+        for (n, at, pid) in notes {
+            match begun.remove(&n) {
+                None => drop(begun.insert(n, (at, pid))),
+                Some((from, _)) => runs.entry(n).or_default().push((from, at, pid)),
+            }
+        }
+        for (n, (from, pid)) in begun {
+            runs.entry(n).or_default().push((from, last, pid));
+        }
+    }
+    assert_eq!(runs.len() as u64, INPUTS);
+    let again = runs.values().filter(|runs| runs.len() > 1).count();
+    assert!(again >= 3, "{again} ran again, though three workers were killed at work");
+    for (n, runs) in &mut runs {
+        runs.sort_unstable();
+        for pair in runs.windows(2) {
+            assert!(pair[0].1 <= pair[1].0, "{n} ran twice at a time: {pair:?}");
+        }
+    }
 }
 
 /// The worker of a gateway of this process, with its guardian: both have its arguments.
