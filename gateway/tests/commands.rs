@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use farcall::{Class, CommandError, ExitStatus, Stdio, Tasks};
-use gateways::{EVERYWHERE, Place, alive, at, until};
+use farcall::{Class, CommandError, ExitStatus, Gateway, Spec, Stdio, Tasks, map_command};
+use gateways::{EVERYWHERE, Place, alive, at, plain, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 fn main() {
@@ -47,6 +47,7 @@ fn main() {
             at(&EVERYWHERE, "a_command_ends_with_its_gateway", a_command_ends_with_its_gateway),
             at(&EVERYWHERE, "many_at_once", many_at_once),
             at(&EVERYWHERE, "a_memory_limit_holds", a_memory_limit_holds),
+            plain("threads_of_a_map_that_cannot_begin_end", threads_of_a_map_that_cannot_begin_end),
         ],
     );
 }
@@ -312,4 +313,26 @@ async fn a_memory_limit_holds(place: Arc<Place>) {
     let gateway = place.open_as(place.spec().memory(200 << 20)).await.expect("a gateway");
     let output = gateway.command("sh").args(["-c", "ulimit -d"]).output().await.expect("output");
     assert_eq!(output.stdout, b"204800\n");
+}
+
+async fn threads_of_a_map_that_cannot_begin_end() {
+    // Each thread has a stack of 2 MiB.
+    let gateway = Gateway::open(&Spec::local().memory(256 << 20)).await.expect("a gateway");
+    let mut results = map_command("true", vec![Vec::<String>::new(); 10])
+        .on([&gateway])
+        .slots(1000)
+        .replace_lost(0)
+        .start()
+        .expect("a map");
+    while let Some((_, result)) = results.next().await {
+        assert!(result.is_err(), "there is no room for so many threads");
+    }
+    drop(results);
+    assert!(gateway.end().is_none());
+    let threads = || {
+        let all = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).expect("it lives");
+        let names = all.flatten().map(|task| std::fs::read_to_string(task.path().join("comm")));
+        names.filter(|name| name.as_ref().is_ok_and(|name| name.trim() == "farcall-command")).count()
+    };
+    until("all of its threads have ended", || threads() == 0).await;
 }

@@ -63,15 +63,12 @@ pub(super) fn start(plan: CommandPlan, desk: &Arc<Desk>, crew: &Arc<Crew>) -> io
         }
     }
     let recipe = Arc::new(Recipe { plan, env: env.into_iter().collect() });
-    let given_up = desk;
     for lane in 0..desk.slots() {
         let (recipe, desk, crew) = (Arc::clone(&recipe), Arc::clone(desk), Arc::clone(crew));
         // Ends with the stream, or with the process; nobody waits for it.
         std::thread::Builder::new()
             .name("farcall-command".into())
-            .spawn(move || run(&recipe, &desk, lane, &crew))
-            // Those that were started end.
-            .inspect_err(|_| given_up.close())?;
+            .spawn(move || run(&recipe, &desk, lane, &crew))?;
     }
     Ok(())
 }

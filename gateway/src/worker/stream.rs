@@ -25,9 +25,6 @@ const OBEY: Duration = Duration::from_millis(200);
 /// More slots than these nobody gets.
 pub(super) const MAX_SLOTS: usize = 4096;
 
-/// A longer limit is none: no sum of it and a point in time may overflow.
-const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-
 /// Runs calls of `task` for the caller at the other end of `incoming`.
 pub(crate) fn start<F: Task<M>, M: 'static>(
     name: &'static str,
@@ -69,7 +66,7 @@ fn serve(
         };
         let slots = plan.slots.and_then(|slots| usize::try_from(slots).ok());
         let slots = slots.unwrap_or(crew.slot_count()).clamp(1, MAX_SLOTS);
-        let limit = plan.limit.map(|limit| limit.min(LONGEST));
+        let limit = plan.limit;
         let desk = Arc::new(Desk::new(slots));
         if let Err(reason) = open(&desk, &crew, plan) {
             // Some of the lanes may be there.
