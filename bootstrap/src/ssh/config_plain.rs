@@ -87,8 +87,10 @@ pub(crate) fn is_plain(keyword: &str, written: &str, words: &[String]) -> bool {
         (Some(Form::Words), _) => true,
         (Some(form), [word]) => match form {
             Form::Flag => matches!(word.as_str(), "yes" | "no"),
-            // A port has at most so many digits, and so has any sensible time.
-            Form::Number => word.len() < 5 && word.bytes().all(|c| c.is_ascii_digit()) && word != "0",
+            // No port is greater, and no sensible time.
+            Form::Number => {
+                word.bytes().all(|c| c.is_ascii_digit()) && word.parse::<u16>().is_ok_and(|n| n > 0)
+            }
             Form::OneOf(values) => values.contains(&word.as_str()),
             Form::Algorithms => word.split(',').all(|name| ALGORITHMS.contains(&name)),
             Form::Word | Form::Words => true,
@@ -119,6 +121,7 @@ mod tests {
             ("hostname", "web1.example.org"),
             ("user", "deploy"),
             ("port", "2222"),
+            ("port", "65535"),
             ("identityfile", "~/.ssh/id_web"),
             ("identitiesonly", "yes"),
             ("proxyjump", "u@bastion:2222,second"),
