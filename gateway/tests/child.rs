@@ -44,6 +44,7 @@ fn main() {
             ("terminal_is_a_terminal", terminal_is_a_terminal),
             ("terminal_interrupts_and_resizes", terminal_interrupts_and_resizes),
             ("terminal_input_ends", terminal_input_ends),
+            ("terminal_that_nobody_has_open_is_not_hung_up", terminal_that_nobody_has_open_is_not_hung_up),
             ("five_hundred_leave_nothing", five_hundred_leave_nothing),
             ("waiting_works_below_guardians", waiting_works_below_guardians),
             ("needs_a_runtime", needs_a_runtime),
@@ -560,6 +561,17 @@ fn terminal_input_ends() {
         // Once echoed by the terminal, once by the program.
         assert_eq!(text(&collected.stdout).matches("hello").count(), 2);
         assert_eq!(collected.ended.status, Status::Code(0));
+    });
+}
+
+fn terminal_that_nobody_has_open_is_not_hung_up() {
+    block_on(async {
+        // As programs do that look whether their output could be written.
+        let launch = Launch::new("sh").args(["-c", "echo told; exec <&- >&- 2>&-; sleep 0.3; exit 5"]);
+        let running = launch.terminal(Size::default()).spawn().expect("start");
+        let collected = running.collect(1 << 20).await.expect("collect");
+        assert!(text(&collected.stdout).starts_with("told"));
+        assert_eq!((collected.ended.status, collected.ended.held_open), (Status::Code(5), false));
     });
 }
 

@@ -219,7 +219,8 @@ impl Guardian {
 
         let now = Instant::now();
         if !self.outer {
-            let late = due.is_some_and(|due| now.saturating_duration_since(due) > LATE);
+            // A lease that is seen for the first time begins now: before, nothing would have told that we were asleep.
+            let late = due.is_none_or(|due| now.saturating_duration_since(due) > LATE);
             clock.check_lease(late);
         }
         match clock.next(now, !self.outer) {

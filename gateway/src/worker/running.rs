@@ -53,6 +53,9 @@ pub struct Running {
     process: Arc<Process>,
     stdin: Option<Stdin>,
     outputs: [Option<Source>; 2],
+    /// A terminal that nobody has open any more, as when a program closes its streams before it ends. Closing our side would
+    /// hang it up, and kill that program.
+    unused: Option<Source>,
     /// The output to ask first, so that neither can keep the other out.
     first: usize,
     told: bool,
@@ -63,7 +66,7 @@ pub struct Running {
 
 impl Running {
     pub(super) fn new(process: Arc<Process>, stdin: Option<Stdin>, outputs: [Option<Source>; 2]) -> Self {
-        Self { process, stdin, outputs, first: 0, told: false, cut: None, buffer: Vec::new() }
+        Self { process, stdin, outputs, unused: None, first: 0, told: false, cut: None, buffer: Vec::new() }
     }
 
     /// The number of the process, and of its group.
@@ -128,6 +131,7 @@ impl Running {
             if let Some((status, at)) = ended {
                 if !open || self.cut.is_some() {
                     self.outputs = [None, None];
+                    self.unused = None;
                     self.told = true;
                     self.process.reap();
                     return Ok(Some(Event::Ended(Ended { status, held_open: open })));
@@ -167,7 +171,10 @@ impl Running {
                 }
             };
             match result {
-                Ok(0) => self.outputs[at] = None,
+                Ok(0) => {
+                    let ended = self.outputs[at].take();
+                    self.unused = ended.filter(|output| rustix::termios::isatty(output.get_ref()));
+                }
                 Ok(count) => {
                     self.first = at + 1;
                     let bytes = self.buffer[..count].to_vec();
