@@ -11,8 +11,8 @@ pub(crate) use group::{Group, spawn as spawn_group};
 /// Starts `command` as a helper of this process: killed when this process ends, and by `SIGKILL` too.
 ///
 /// On Linux the kernel sees to that, for the program itself and whatever it executes in its own place; not for processes
-/// that it forks ([`spawn_group`] is for those), nor for a program that runs with another account's rights (`sudo`), which has the end of its standard
-/// input to go by. On other systems that is all that a helper has.
+/// that it forks ([`spawn_group`] is for those), nor for a program that runs with another account's rights (`sudo`), which
+/// has the end of its standard input to go by. On other systems that is all that a helper has.
 ///
 /// Cancel safe: with [`Command::kill_on_drop`] what was started meanwhile is killed.
 pub(crate) async fn spawn(command: Command) -> io::Result<Child> {

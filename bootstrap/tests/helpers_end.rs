@@ -87,6 +87,12 @@ fn gone(pid: u32) {
     }
 }
 
+/// A coordinator that reaches for `server` by this configuration.
+fn reaching(home: &TempHome, config: &str) -> Coordinator {
+    let config = home.write("config", config);
+    Coordinator::start(&["ssh", config.to_str().expect("text"), "ssh", "server"])
+}
+
 #[test]
 fn a_command_that_leads_elsewhere_ends_with_a_killed_coordinator() {
     let home = TempHome::new();
@@ -101,8 +107,7 @@ fn a_command_that_leads_elsewhere_ends_with_a_killed_coordinator() {
 fn a_proxy_command_ends_with_a_killed_coordinator() {
     let home = TempHome::new();
     let (script, note) = deaf(&home);
-    let config = home.write("config", &format!("Host server\n  ProxyCommand {}\n", script.display()));
-    let coordinator = Coordinator::start(&["ssh", config.to_str().expect("text"), "ssh", "server"]);
+    let coordinator = reaching(&home, &format!("Host server\n  ProxyCommand {}\n", script.display()));
     let helper = noted(&note);
     coordinator.kill();
     gone(helper);
@@ -135,8 +140,7 @@ fn what_a_proxy_command_starts_ends_with_a_killed_coordinator() {
     let (script, note) = deaf(&home);
     // A pipeline, of which the coordinator's child is only the shell.
     let proxy = format!("sh -c 'trap : TERM; sleep 600 | {} | cat'", script.display());
-    let config = home.write("config", &format!("Host server\n  ProxyCommand {proxy}\n"));
-    let coordinator = Coordinator::start(&["ssh", config.to_str().expect("text"), "ssh", "server"]);
+    let coordinator = reaching(&home, &format!("Host server\n  ProxyCommand {proxy}\n"));
     let helper = noted(&note);
     let below = watched(coordinator.0.id());
     assert!(below.contains(&helper));
@@ -148,8 +152,7 @@ fn what_a_proxy_command_starts_ends_with_a_killed_coordinator() {
 fn what_a_configuration_executes_ends_with_a_killed_coordinator() {
     let home = TempHome::new();
     let (script, note) = deaf(&home);
-    let config = home.write("config", &format!("Match exec {}\n  Port 1\n", script.display()));
-    let coordinator = Coordinator::start(&["ssh", config.to_str().expect("text"), "ssh", "server"]);
+    let coordinator = reaching(&home, &format!("Match exec {}\n  Port 1\n", script.display()));
     let helper = noted(&note);
     let below = watched(coordinator.0.id());
     assert!(below.contains(&helper));

@@ -21,6 +21,9 @@ pub(crate) struct Role {
     pub(crate) life: Life,
 }
 
+/// The longest of all times: whoever asks for more means for ever, and no clock can be set as far as a duration may be long.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How long things may take, and how much may run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Life {

@@ -11,10 +11,7 @@ use farcall_bootstrap::{Cache, CommandTarget, LaunchOptions, Target};
 
 pub use text::SpecError;
 
-use crate::role::Life;
-
-/// The longest of all times: whoever asks for more means for ever, and no clock can be set much further.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+use crate::role::{LONGEST, Life};
 
 /// Where and how a worker is started.
 ///

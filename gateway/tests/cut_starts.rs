@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use farcall::{Class, Gateway, OpenError, Sender, Step, Tasks};
 use farcall_test_support::{Cut, Network, Sshd};
-use gateways::{Kind, Place, run, until};
-use libtest_mimic::{Arguments, Trial};
+use gateways::{Kind, Place, over_ssh, until};
+use libtest_mimic::Arguments;
 
 /// What a machine that is busy with other tests may add to any bound.
 const BUSY: Duration = Duration::from_secs(4);
@@ -25,17 +25,6 @@ fn main() {
         over_ssh("an_end_that_nobody_hears_is_bounded", an_end_that_nobody_hears_is_bounded),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit();
-}
-
-/// A test that needs a kind of connection that crosses a network.
-fn over_ssh<F: Future<Output = ()> + Send + 'static>(name: &str, test: fn(Kind) -> F) -> Vec<Trial> {
-    let trial = |kind: Kind| {
-        Trial::test(format!("{}::{name}", format!("{kind:?}").to_lowercase()), move || {
-            run(Box::pin(async move { test(kind).await }));
-            Ok(())
-        })
-    };
-    [Kind::Ssh, Kind::OpenSsh].map(trial).into()
 }
 
 /// Says that it runs, and never ends.

@@ -16,8 +16,8 @@ use farcall::{
     Tasks, map,
 };
 use farcall_test_support::{Cut, Network, Sshd};
-use gateways::{Kind, Place, run, until};
-use libtest_mimic::{Arguments, Trial};
+use gateways::{Kind, Place, over_ssh, until};
+use libtest_mimic::Arguments;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 
 const HEARTBEAT: Duration = Duration::from_millis(200);
@@ -49,17 +49,6 @@ fn main() {
         over_ssh("items_of_a_map_move_on_and_none_runs_twice_at_once", items_move_on),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit();
-}
-
-/// A test that needs a kind of connection that crosses a network.
-fn over_ssh<F: Future<Output = ()> + Send + 'static>(name: &str, test: fn(Kind) -> F) -> Vec<Trial> {
-    let trial = |kind: Kind| {
-        Trial::test(format!("{}::{name}", format!("{kind:?}").to_lowercase()), move || {
-            run(Box::pin(async move { test(kind).await }));
-            Ok(())
-        })
-    };
-    [Kind::Ssh, Kind::OpenSsh].map(trial).into()
 }
 
 // ---- tasks -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farcall::{BoxError, Context, Gateway, IsolatedError, PrintStream, Raw, Receiver, Sender, Tasks};
-use gateways::{Kind, Place, alive, at, until};
+use gateways::{Kind, Place, Random, alive, at, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 type Bytes = bytes::Bytes;
@@ -470,17 +470,11 @@ async fn random_cancellation_leaks_nothing(place: Arc<Place>) {
     let isolated = gateway.isolated().limit(Duration::from_millis(40));
     // For what is over at once, however busy the machine is.
     let patient = gateway.isolated().limit(Duration::from_secs(50));
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
+    let mut random = Random(0x5eed_0004);
     for _ in 0..40 {
         let calls: Vec<_> = (0..slots)
             .map(|_| {
-                let (isolated, patient, spins) = (isolated.clone(), patient.clone(), random() % 2 == 0);
+                let (isolated, patient, spins) = (isolated.clone(), patient.clone(), random.below(2) == 0);
                 tokio::spawn(async move {
                     if spins {
                         let error = isolated.call(spin, (None,)).await.expect_err("it never ends");
@@ -493,8 +487,8 @@ async fn random_cancellation_leaks_nothing(place: Arc<Place>) {
             .collect();
         for call in calls {
             // At any moment: while it waits, starts, runs, or is over.
-            if random() % 3 == 0 {
-                tokio::time::sleep(Duration::from_micros(random() % 30_000)).await;
+            if random.below(3) == 0 {
+                tokio::time::sleep(Duration::from_micros(random.below(30_000))).await;
                 call.abort();
             } else {
                 call.await.expect("no panic");

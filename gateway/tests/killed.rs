@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use farcall::{BoxError, Gateway, ItemError, Receiver, Sender, Spec, Tasks, map};
 use farcall_test_support::descendants;
-use gateways::{EVERYWHERE, Kind, Place, alive, at, plain, serves_all, until};
+use gateways::{EVERYWHERE, Kind, Place, Random, alive, at, plain, serves_all, until};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
@@ -82,18 +82,6 @@ async fn breed(count: u32, running: Sender<Vec<u32>>) -> Result<(), BoxError> {
 }
 
 // ---- what the tests share ----------------------------------------------------------------------------------------
-
-/// The same for the same seed: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
-    }
-}
 
 fn kill(pid: u32, signal: Signal) {
     // It may have ended.

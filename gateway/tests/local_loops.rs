@@ -4,27 +4,16 @@
 //! `cargo test -p farcall --test local_loops -- --nocapture` shows the figures, too.
 
 mod gateways;
+mod tally;
 
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use farcall::Tasks;
 use farcall::local::{Options, Pool, PoolError, RunError};
-use farcall_test_support::descendants;
-use gateways::{alive, plain, serves_all, until};
+use gateways::{Random, alive, plain, until};
 use rustix::process::{Pid, Signal, kill_process};
+use tally::{COUNT, FIRST, PLAY, Tally, run_alone, this_program};
 use tokio::task::JoinSet;
-
-/// The first argument that makes this program do one of the parts rather than run tests.
-const PLAY: &str = "--play";
-
-const COUNT: u64 = 10_000;
-
-/// Before the first count: what is made once is made by then, buffers have their sizes.
-const FIRST: u64 = 300;
-
-/// What memory may vary by, in KiB: neither allocators nor kernels account for every page at once.
-const TOLERANCE: u64 = 4096;
 
 fn main() {
     let tasks = Tasks::new().add(double).add(linger).add(stubborn).add(pid);
@@ -42,22 +31,10 @@ fn main() {
     gateways::main(
         tasks,
         [
-            plain("ten_thousand_pool_calls_leak_nothing", || in_its_own_process("calls")),
-            plain("ten_thousand_runs_leak_nothing", || in_its_own_process("runs")),
+            plain("ten_thousand_pool_calls_leak_nothing", || async { run_alone(this_program(&["calls"])) }),
+            plain("ten_thousand_runs_leak_nothing", || async { run_alone(this_program(&["runs"])) }),
         ],
     );
-}
-
-/// So that what is counted is of this part alone, and that the limit of other tests cannot end it.
-async fn in_its_own_process(part: &str) {
-    let mut command = Command::new(std::env::current_exe().expect("a path"));
-    command.args([PLAY, part]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let output = tokio::task::block_in_place(|| command.spawn().expect("started").wait_with_output());
-    let output = output.expect("its end");
-    let text = String::from_utf8_lossy(&output.stdout);
-    print!("{text}");
-    assert!(output.status.success(), "{}: {text}", output.status);
-    assert!(text.contains("processes left: 0"), "{text}");
 }
 
 // ---- tasks -------------------------------------------------------------------------------------------------------
@@ -82,81 +59,6 @@ async fn pid() -> u32 {
 }
 
 // ---- what both parts share ---------------------------------------------------------------------------------------
-
-/// The same for the same seed: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
-    }
-}
-
-/// What this process has.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    descriptors: usize,
-    threads: usize,
-    /// In KiB.
-    resident: u64,
-    /// Dead ones included, but for the process that forks the others.
-    below: usize,
-}
-
-impl Held {
-    fn now() -> Held {
-        let count = |folder: &str| std::fs::read_dir(folder).expect("a process").count();
-        let status = std::fs::read_to_string("/proc/self/status").expect("a process");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-        Held {
-            descriptors: count("/proc/self/fd"),
-            threads: count("/proc/self/task"),
-            resident: resident.trim().trim_end_matches(" kB").parse().expect("a number"),
-            below: below(),
-        }
-    }
-
-    /// Descriptors of what has just ended may be open for a moment yet: the least of some looks is what stays.
-    async fn at_rest() -> Held {
-        let mut least = Held::now();
-        for _ in 0..100 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            let now = Held::now();
-            least.descriptors = least.descriptors.min(now.descriptors);
-            least.below = least.below.min(now.below);
-        }
-        least
-    }
-}
-
-fn below() -> usize {
-    descendants(std::process::id()).into_iter().filter(|pid| !serves_all(*pid)).count()
-}
-
-/// Waits until this process has no more than before, and prints both.
-async fn no_more_than(before: Held) {
-    until("nothing more is held than before", || {
-        let now = Held::now();
-        now.descriptors <= before.descriptors && now.threads <= before.threads && now.below <= before.below
-    })
-    .await;
-    let after = Held::now();
-    println!(
-        "{} and {} descriptors, {} and {} threads, {} and {} KiB resident, {} and {} processes",
-        before.descriptors,
-        after.descriptors,
-        before.threads,
-        after.threads,
-        before.resident,
-        after.resident,
-        before.below,
-        after.below
-    );
-    assert!(after.resident < before.resident + TOLERANCE, "it has grown");
-}
 
 /// Drops a future after so many microseconds; `None` if it was not ready then.
 async fn given_up<F: Future>(micros: u64, future: F) -> Option<F::Output> {
@@ -226,18 +128,18 @@ async fn calls() {
         }
         if made >= FIRST && before.is_none() {
             all_up(&pool).await;
-            before = Some(Held::at_rest().await);
+            before = Some(Tally::at_rest().await);
         }
     }
     println!("{made} calls in {:.1?}, {dropped} of them given up, {killed} workers killed", began.elapsed());
     assert!(dropped > 500 && killed == 50);
     all_up(&pool).await;
-    no_more_than(before.expect("a first round")).await;
+    Tally::no_more_than(before.expect("a first round")).await;
     let last = pool.call(pid, ()).await.expect("a living worker");
     pool.close().await;
     assert!(!alive(last));
     assert!(matches!(pool.call(double, (1,)).await, Err(PoolError::Closed)));
-    println!("processes left: {}", below());
+    println!("processes left: {}", Tally::now().below);
 }
 
 // ---- runs --------------------------------------------------------------------------------------------------------
@@ -280,12 +182,12 @@ async fn runs() {
             dropped += u64::from(one.expect("its answer was right"));
         }
         if before.is_none() {
-            until("all have ended", || below() == 0).await;
-            before = Some(Held::at_rest().await);
+            until("all have ended", || Tally::now().below == 0).await;
+            before = Some(Tally::at_rest().await);
         }
     }
     println!("{begun} runs in {:.1?}, {AT_ONCE} at once, {dropped} of them given up", began.elapsed());
     assert!(dropped > begun / 20);
-    no_more_than(before.expect("a first round")).await;
-    println!("processes left: {}", below());
+    Tally::no_more_than(before.expect("a first round")).await;
+    println!("processes left: {}", Tally::now().below);
 }

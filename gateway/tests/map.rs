@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use farcall::channel::Config;
 use farcall::{
-    BoxError, Context, ExitStatus, Gateway, ItemError, Map, MapError, OnError, Progress, Receiver, Spec,
-    Tasks, map, map_command, map_stream,
+    BoxError, Context, Gateway, ItemError, MapError, OnError, Progress, Receiver, Spec, Tasks, map,
+    map_stream,
 };
-use gateways::{EVERYWHERE, Kind, Place, alive, at, plain, until};
+use gateways::{EVERYWHERE, Place, at, local, plain, until, until_idle, value};
 
 fn main() {
     let tasks = Tasks::new()
@@ -32,20 +32,17 @@ fn main() {
         .add(hangs_once)
         .add(block)
         .add(until_there)
-        .add(grows)
         .add(hold_text)
         .add(long)
         .add(first)
         .add(with_end)
         .add(returns_end)
         .add(hold)
-        .add(wait_for_cancel)
-        .add(count);
+        .add(wait_for_cancel);
     gateways::main(
         tasks,
         [
             at(&EVERYWHERE, "every_input_has_its_value", every_input_has_its_value),
-            at(&[Kind::Local, Kind::Ssh], "a_command_for_each_input", a_command_for_each_input),
             plain("results_come_in_order_or_as_they_are_ready", results_come_in_order_or_as_they_are_ready),
             plain("inputs_of_all_shapes", inputs_of_all_shapes),
             plain("failing_items_stop_the_map_or_not", failing_items_stop_the_map_or_not),
@@ -64,8 +61,6 @@ fn main() {
             ),
             plain("as_many_run_at_once_as_there_are_slots", as_many_run_at_once_as_there_are_slots),
             plain("hundreds_of_plain_items_run_at_once", hundreds_of_plain_items_run_at_once),
-            plain("a_stalled_consumer_bounds_everything", a_stalled_consumer_bounds_everything),
-            plain("a_stalled_consumer_bounds_values_that_grow", a_stalled_consumer_bounds_values_that_grow),
             plain("long_arguments_and_values", long_arguments_and_values),
             plain("ends_of_channels_are_refused", ends_of_channels_are_refused),
             plain("dropping_the_map_gives_up_what_runs", dropping_the_map_gives_up_what_runs),
@@ -80,8 +75,6 @@ fn main() {
             plain("one_long_item_does_not_hold_up_the_others", one_long_item_does_not_hold_up_the_others),
             plain("progress_is_told_to_the_end", progress_is_told_to_the_end),
             plain("what_cannot_be_started_is_told", what_cannot_be_started_is_told),
-            plain("commands_end_as_they_do", commands_end_as_they_do),
-            plain("commands_are_killed_with_the_map", commands_are_killed_with_the_map),
         ],
     );
 }
@@ -200,10 +193,6 @@ async fn until_there(file: PathBuf) {
 }
 
 /// Short values, and from some point on long ones.
-async fn grows(n: usize, from: usize) -> String {
-    "x".repeat(if n < from { 10 } else { 1 << 20 })
-}
-
 async fn hold_text(folder: PathBuf, n: u64, text: String) -> Result<usize, std::convert::Infallible> {
     hold(folder, n).await?;
     Ok(text.len())
@@ -248,26 +237,7 @@ fn wait_for_cancel(cx: Context, folder: PathBuf) {
     let _ = std::fs::write(folder.join("gone"), b"");
 }
 
-struct Count(AtomicU64);
-
-/// How often it ran in this worker.
-async fn count(cx: Context, _: u64) -> u64 {
-    cx.state(|| Count(AtomicU64::new(0))).0.fetch_add(1, SeqCst) + 1
-}
-
 // ---- tests -------------------------------------------------------------------------------------------------------
-
-async fn local(count: usize) -> Vec<Gateway> {
-    let mut gateways = Vec::new();
-    for _ in 0..count {
-        gateways.push(Gateway::open(&Spec::local()).await.expect("a gateway"));
-    }
-    gateways
-}
-
-fn value<V>(result: Result<V, ItemError>) -> V {
-    result.unwrap_or_else(|error| panic!("{error}"))
-}
 
 async fn every_input_has_its_value(place: Arc<Place>) {
     let gateways = [place.open().await, place.open().await];
@@ -283,17 +253,6 @@ async fn every_input_has_its_value(place: Arc<Place>) {
         until_idle(gateway).await;
     }
     assert!(map(square, Vec::<u64>::new()).on(&gateways).start().unwrap().next().await.is_none());
-}
-
-async fn until_idle(gateway: &Gateway) {
-    for _ in 0..1000 {
-        let status = gateway.status().await.unwrap();
-        if status.tasks.is_empty() && status.commands == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("still busy: {:?}", gateway.status().await);
 }
 
 async fn results_come_in_order_or_as_they_are_ready() {
@@ -565,71 +524,6 @@ async fn as_many_run_at_once_as_there_are_slots() {
     assert_eq!(limited.into_iter().map(value).max(), Some(2));
 }
 
-async fn a_stalled_consumer_bounds_everything() {
-    for ordered in [false, true] {
-        let gateways = local(2).await;
-        let taken = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&taken);
-        // Without end.
-        let inputs = (0..).inspect(move |_| {
-            counted.fetch_add(1, SeqCst);
-        });
-        let builder = map(count, inputs).on(&gateways).window(100);
-        let builder = if ordered { builder.ordered() } else { builder };
-        let mut map = builder.start().unwrap();
-        until("the window is full", || map.snapshot().held == 100).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(taken.load(SeqCst), 100);
-        // One is taken, with all that are there; as many may follow.
-        assert!(map.next().await.is_some());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(taken.load(SeqCst), 100);
-        for _ in 0..100 {
-            assert!(map.next().await.is_some());
-        }
-        until("the window is full", || taken.load(SeqCst) == 200).await;
-        drop(map);
-        let mut ran = 0;
-        for gateway in &gateways {
-            ran += gateway.call(count, (0,)).await.unwrap() - 1;
-        }
-        assert!(ran <= 200, "{ran} ran");
-    }
-    // Long values: bytes count, too.
-    for ordered in [false, true] {
-        let gateways = local(1).await;
-        let builder = map(long, std::iter::repeat(4 << 20)).on(&gateways).slots(2);
-        let map = if ordered { builder.ordered() } else { builder }.start().unwrap();
-        let held = until_stalled(&map, 12).await;
-        assert!(held <= 20, "{held} values of 4 MiB are held");
-    }
-}
-
-/// Waits until so many values are held, and no gateway has anything to do; how many it were then.
-async fn until_stalled<V>(map: &Map<V>, least: u64) -> u64 {
-    until("nothing runs any more", || {
-        let progress = map.snapshot();
-        progress.held >= least && progress.out == 0
-    })
-    .await;
-    map.snapshot().held
-}
-
-async fn a_stalled_consumer_bounds_values_that_grow() {
-    const SHORT: usize = 20_000;
-    let gateways = local(2).await;
-    let mut map = map(grows, (0..SHORT + 200).map(|n| (n, SHORT))).on(&gateways).slots(2).start().unwrap();
-    let held = until_stalled(&map, SHORT as u64 + 50).await - SHORT as u64;
-    assert!(held < 3 * 64, "{held} values of 1 MiB are held");
-    // And when they are taken it goes on.
-    let mut results = 0;
-    while let Some((_, result)) = map.next().await {
-        value(result);
-        results += 1;
-    }
-    assert_eq!(results, SHORT + 200);
-}
-
 async fn long_arguments_and_values() {
     let gateways = local(2).await;
     let lens = [0, 1, 4095, 4096, 20_000, 1 << 20, 9 << 20];
@@ -835,73 +729,4 @@ async fn what_cannot_be_started_is_told() {
         Err(MapError::UnknownTask { name }) => assert!(name.ends_with("nobody_knows_this")),
         other => panic!("{other:?}"),
     }
-}
-
-async fn a_command_for_each_input(place: Arc<Place>) {
-    let gateways = [place.open().await, place.open().await];
-    let inputs = (0..200).map(|n| [format!("{n}"), "last".to_owned()]);
-    let outputs =
-        map_command("printf", inputs).args(["%s-%s"]).on(&gateways).slots(2).start().unwrap().all().await;
-    for (n, output) in outputs.into_iter().enumerate() {
-        let output = value(output);
-        assert!(output.status.success());
-        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{n}-last"));
-        assert!(output.stderr.is_empty());
-    }
-    for gateway in &gateways {
-        until_idle(gateway).await;
-    }
-}
-
-async fn commands_end_as_they_do() {
-    let gateways = local(1).await;
-    let shell = |lines: &[&'static str]| {
-        let lines: Vec<[&str; 2]> = lines.iter().map(|line| ["-c", line]).collect();
-        map_command("sh", lines).on(&gateways).slots(2)
-    };
-    let ends =
-        shell(&["exit 7", "kill -9 $$", "echo $A >&2; pwd"]).env("A", "b").current_dir("/").start().unwrap();
-    let ends: Vec<_> = ends.all().await.into_iter().map(value).collect();
-    assert_eq!(ends[0].status, ExitStatus::Code(7));
-    assert_eq!(ends[1].status, ExitStatus::Signal(9));
-    assert_eq!((&ends[2].stdout[..], &ends[2].stderr[..]), (&b"/\n"[..], &b"b\n"[..]));
-    // What exceeds the limit is read all the same.
-    let cut = shell(&["head -c 300000 /dev/zero"]).keep(1000).start().unwrap().all().await;
-    let cut = value(cut.into_iter().next().unwrap());
-    assert_eq!((cut.stdout.len(), cut.status), (1000, ExitStatus::Code(0)));
-    // What it leaves behind may hold its output open, but not the map.
-    let held = shell(&["sleep 600 & echo done"]).start().unwrap().all().await;
-    let held = value(held.into_iter().next().unwrap());
-    assert_eq!((&held.stdout[..], held.held_open), (&b"done\n"[..], true));
-    let limit = Duration::from_secs(2);
-    let late = shell(&["sleep 600", "exit 0"]).item_timeout(limit).start().unwrap().all().await;
-    assert!(matches!(late[0], Err(ItemError::TimedOut { running: false })));
-    assert!(late[1].is_ok());
-    // One that was stopped is over, though what it left behind holds its output open.
-    let limit = Duration::from_secs(1);
-    let late = shell(&["setsid sleep 5 & sleep 600"]).item_timeout(limit).start().unwrap().all().await;
-    assert!(matches!(late[0], Err(ItemError::TimedOut { running: false })), "{:?}", late[0]);
-    let missing = map_command("/no/such/program", [[""; 0]]).on(&gateways).start().unwrap().all().await;
-    match &missing[0] {
-        Err(ItemError::Failed(failure)) => assert!(failure.chain().any(|text| text.contains("No such file"))),
-        other => panic!("{other:?}"),
-    }
-    until_idle(&gateways[0]).await;
-}
-
-async fn commands_are_killed_with_the_map() {
-    let gateways = local(1).await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("pids");
-    let line = format!("echo $$ >> {}; sleep 600 & wait", file.display());
-    let map = map_command("sh", vec![["-c".to_owned(), line]; 5]).on(&gateways).slots(2).start().unwrap();
-    let pids = || -> Vec<u32> {
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
-    };
-    until("two run", || pids().len() == 2).await;
-    drop(map);
-    until("they are killed", || pids().into_iter().all(|pid| !alive(pid))).await;
-    until_idle(&gateways[0]).await;
-    assert_eq!(pids().len(), 2, "the others were never started");
 }

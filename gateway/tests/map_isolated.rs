@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use farcall::{Context, Gateway, ItemError, OnError, Spec, Tasks, map};
-use gateways::{alive, plain, until};
+use gateways::{alive, local, plain, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn main() {
@@ -69,14 +69,6 @@ async fn square(n: u64) -> u64 {
 }
 
 // ---- tests -------------------------------------------------------------------------------------------------------
-
-async fn local(count: usize) -> Vec<Gateway> {
-    let mut gateways = Vec::new();
-    for _ in 0..count {
-        gateways.push(Gateway::open(&Spec::local()).await.expect("a gateway"));
-    }
-    gateways
-}
 
 /// The processes that left their number behind in files.
 fn pids(folder: &Path) -> BTreeSet<u32> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farcall::{Gateway, GatewayState, ItemError, Spec, Tasks, map};
-use gateways::{Kind, Place, at, plain, until};
+use gateways::{Kind, Place, at, local, plain, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn main() {
@@ -102,14 +102,6 @@ async fn pid(wait: u64) -> u32 {
 }
 
 // ---- tests -------------------------------------------------------------------------------------------------------
-
-async fn local(count: usize) -> Vec<Gateway> {
-    let mut gateways = Vec::new();
-    for _ in 0..count {
-        gateways.push(Gateway::open(&Spec::local()).await.expect("a gateway"));
-    }
-    gateways
-}
 
 fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");

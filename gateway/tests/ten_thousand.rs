@@ -3,25 +3,14 @@
 //! `cargo test -p farcall --test ten_thousand` shows the figures, too.
 
 mod gateways;
+mod tally;
 
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use farcall::{CallError, Gateway, Sender, Spec, Tasks};
-use farcall_test_support::descendants;
-use gateways::{plain, serves_all, until};
+use gateways::{Random, plain, until};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// The first argument that makes this program start gateways rather than run tests.
-const PLAY: &str = "--play";
-
-const COUNT: u64 = 10_000;
-
-/// Before the first count: what is made once is made by then, buffers have their sizes.
-const FIRST: u64 = 300;
-
-/// What memory may vary by, in KiB: neither allocators nor kernels account for every page at once.
-const TOLERANCE: u64 = 2048;
+use tally::{COUNT, FIRST, PLAY, Tally, run_alone, this_program};
 
 fn main() {
     let tasks = Tasks::new().add(square).add(hold);
@@ -49,50 +38,6 @@ async fn hold(running: Sender<u32>) {
 }
 
 // ---- the process that starts gateways ----------------------------------------------------------------------------
-
-/// The same for the same seed: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
-    }
-}
-
-/// What a process has.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    descriptors: usize,
-    threads: usize,
-    /// In KiB.
-    resident: u64,
-}
-
-impl Held {
-    fn by(pid: u32) -> Held {
-        let count =
-            |folder: &str| std::fs::read_dir(format!("/proc/{pid}/{folder}")).expect("a process").count();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-        let resident = resident.trim().trim_end_matches(" kB").parse().expect("a number");
-        Held { descriptors: count("fd"), threads: count("task"), resident }
-    }
-
-    fn no_more_than(&self, before: &Held) -> bool {
-        self.descriptors <= before.descriptors && self.threads <= before.threads
-    }
-}
-
-/// What this process and the one that forks its workers have, and how many others are below, dead ones included.
-fn census() -> (Held, Held, usize) {
-    let below = descendants(std::process::id());
-    let (servers, others): (Vec<u32>, Vec<u32>) = below.into_iter().partition(|pid| serves_all(*pid));
-    assert_eq!(servers.len(), 1, "all are forked by one process");
-    (Held::by(std::process::id()), Held::by(servers[0]), others.len())
-}
 
 /// Starts a gateway, and ends it in the way that the numbers say.
 async fn one(way: u64, moment: u64) {
@@ -152,44 +97,16 @@ async fn start_and_end() {
             one.expect("no panic");
         }
         if before.is_none() {
-            until("all have ended", || census().2 == 0).await;
-            // Descriptors of the last ones may be open for a moment yet: the least of some looks is what stays.
-            let mut least = census();
-            for _ in 0..100 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                let now = census();
-                least.0.descriptors = least.0.descriptors.min(now.0.descriptors);
-                least.1.descriptors = least.1.descriptors.min(now.1.descriptors);
-            }
-            before = Some(least);
+            until("all have ended", || Tally::now().below == 0).await;
+            before = Some(Tally::at_rest().await);
         }
     }
-    let before = before.expect("a first round");
-    until("nothing more is held than before", || {
-        let now = census();
-        now.0.no_more_than(&before.0) && now.1.no_more_than(&before.1) && now.2 == 0
-    })
-    .await;
-    let after = census();
     println!(
         "{COUNT} gateways in {:.1?}, {AT_ONCE} at once; after the first {FIRST}, and after all:",
         began.elapsed()
     );
-    for (whose, before, after) in
-        [("this process", before.0, after.0), ("the one that forks", before.1, after.1)]
-    {
-        println!(
-            "{whose}: {} and {} descriptors, {} and {} threads, {} and {} KiB resident",
-            before.descriptors,
-            after.descriptors,
-            before.threads,
-            after.threads,
-            before.resident,
-            after.resident
-        );
-        assert!(after.resident < before.resident + TOLERANCE, "{whose} has grown");
-    }
-    println!("processes left: {}", after.2);
+    Tally::no_more_than(before.expect("a first round")).await;
+    println!("processes left: {}", Tally::now().below);
 }
 
 // ---- the test ----------------------------------------------------------------------------------------------------
@@ -197,18 +114,12 @@ async fn start_and_end() {
 /// In a process whose every folder for files is a new one, which must be empty at the end.
 async fn ten_thousand_starts_and_ends_leak_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut command = Command::new(std::env::current_exe().expect("a path"));
-    command.arg(PLAY).current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut command = this_program(&[]);
+    command.current_dir(folder.path());
     for variable in ["TMPDIR", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"] {
         command.env(variable, folder.path());
     }
-    // The limit of other tests cannot end it meanwhile.
-    let output = tokio::task::block_in_place(|| command.spawn().expect("started").wait_with_output());
-    let output = output.expect("its end");
-    let text = String::from_utf8_lossy(&output.stdout);
-    print!("{text}");
-    assert!(output.status.success(), "{}: {text}", output.status);
-    assert!(text.contains("processes left: 0"), "{text}");
+    run_alone(command);
     let files: Vec<_> = std::fs::read_dir(folder.path()).expect("a folder").flatten().collect();
     assert!(files.is_empty(), "{files:?}");
 }

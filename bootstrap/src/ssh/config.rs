@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::config_file::{self, FileError};
 use super::config_program;
-use super::expand::{ExpandError, Tokens, account};
+use super::expand::{ExpandError, Tokens, own_account};
 use super::options::{ConfigFiles, SshOptions, SshTarget};
 use super::resolve::Family;
 use super::variables::Variables;
@@ -202,12 +202,11 @@ fn is_usual(home: &Path, file: &Path) -> bool {
         Ok(metadata) => [0, own].contains(&metadata.uid()) && metadata.mode() & 0o022 == 0,
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
-    sound && account(|entry| entry.id == own).is_some_and(|account| account.home == home)
+    sound && own_account().is_some_and(|account| account.home == home)
 }
 
 fn home(options: &SshOptions) -> Option<PathBuf> {
-    let own = rustix::process::getuid().as_raw();
-    options.home.clone().or_else(|| account(|entry| entry.id == own).map(|a| a.home))
+    options.home.clone().or_else(|| own_account().map(|account| account.home.clone()))
 }
 
 impl Config {
@@ -217,7 +216,7 @@ impl Config {
         let local_user = options
             .local_user
             .clone()
-            .or_else(|| account(|entry| entry.id == own).map(|a| a.name))
+            .or_else(|| own_account().map(|account| account.name.clone()))
             .unwrap_or_else(|| own.to_string());
         let user = match (&target.user, get.text("user")) {
             (Some(user), _) => user.clone(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use hmac::digest::Digest;
 use sha1::Sha1;
@@ -164,6 +165,15 @@ pub(crate) fn account(wanted: impl Fn(&Account) -> bool) -> Option<Account> {
             Some(Account { name, id, home })
         })
         .find(wanted)
+}
+
+/// The entry of whoever runs this process, read once.
+pub(crate) fn own_account() -> Option<&'static Account> {
+    static OWN: LazyLock<Option<Account>> = LazyLock::new(|| {
+        let own = rustix::process::getuid().as_raw();
+        account(|entry| entry.id == own)
+    });
+    OWN.as_ref()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What a person can do about a host key that was not accepted.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::host_key::{CertificateProblem, HostKeyError, ShownKey};
@@ -91,7 +90,10 @@ impl Whereabouts<'_> {
             Some(folder) => format!("mkdir -p -m 700 {} && ", quote(&folder.to_string_lossy())),
             None => String::new(),
         };
-        let print = match (ends_in_a_line(file), line.contains('\\')) {
+        // No file has no unfinished line.
+        let finished =
+            File::open(file).and_then(|mut file| remember::ends_with_newline(&mut file)).unwrap_or(true);
+        let print = match (finished, line.contains('\\')) {
             // Some shells' echo reads backslashes.
             (false, _) => "printf '\\n%s\\n'",
             (true, true) => "printf '%s\\n'",
@@ -104,19 +106,6 @@ impl Whereabouts<'_> {
 /// Nothing could be written anywhere.
 const NOWHERE: &str =
     "name a file that keys can be remembered in with UserKnownHostsFile: the configuration has none";
-
-/// Whether what is appended to a file begins a line of its own.
-fn ends_in_a_line(file: &Path) -> bool {
-    let last = || {
-        let mut file = File::open(file)?;
-        file.seek(SeekFrom::End(-1))?;
-        let mut last = [0];
-        file.read_exact(&mut last)?;
-        Ok::<_, std::io::Error>(last)
-    };
-    // No file, and an empty one, have no such line.
-    last().map_or(true, |last| last == *b"\n")
-}
 
 /// Quotes a word for a POSIX shell where it needs that.
 fn quote(word: &str) -> String {

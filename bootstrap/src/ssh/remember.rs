@@ -75,7 +75,8 @@ pub(crate) fn hosts(name: &str, hash: bool) -> io::Result<String> {
     Ok(HostPatterns::HashedName { salt: salt.to_vec(), hash: hash_name(&salt, name) }.to_string())
 }
 
-fn ends_with_newline(file: &mut File) -> io::Result<bool> {
+/// Whether what is appended to a file begins a line of its own.
+pub(crate) fn ends_with_newline(file: &mut File) -> io::Result<bool> {
     if file.metadata()?.len() == 0 {
         return Ok(true);
     }

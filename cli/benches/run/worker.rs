@@ -39,10 +39,7 @@ pub(crate) async fn cold(assignment: &Assignment) -> Result<f64, Failure> {
     let spec = Spec::ssh(farm::name(0)).config(ConfigFiles::Only(farm::config(home)));
     let once = async || {
         if assignment.contender == "ssh" {
-            let began = Instant::now();
-            let status = peers::ssh(home, 0, "true").status()?;
-            let time = milliseconds(began);
-            return if status.success() { Ok(time) } else { Err(format!("ssh ended with {status}").into()) };
+            return peers::ssh_true(home);
         }
         let cache = farm::cache(home, 0);
         std::fs::remove_dir_all(&cache)?;

@@ -6,9 +6,12 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
+use crate::Failure;
 use crate::contest::RunError;
 use crate::farm;
+use crate::times::milliseconds;
 use crate::trial::Program;
 
 /// Contenders that are programs of their own, each with the Debian package that holds it.
@@ -38,6 +41,14 @@ pub(crate) fn present(contender: &str) -> Result<(), RunError> {
         return Ok(());
     }
     Err(RunError::Absent(format!("{name} is not installed (package {package})")))
+}
+
+/// Milliseconds of `ssh host true`, from start to end.
+pub(crate) fn ssh_true(home: &Path) -> Result<f64, Failure> {
+    let began = Instant::now();
+    let status = ssh(home, 0, "true").status()?;
+    let time = milliseconds(began);
+    if status.success() { Ok(time) } else { Err(format!("ssh ended with {status}").into()) }
 }
 
 /// The system's `ssh` to one of the servers, without the agent and home of whoever measures.

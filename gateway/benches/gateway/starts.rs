@@ -30,7 +30,7 @@ pub(crate) async fn run(assignment: &Assignment) -> Result<f64, Failure> {
     let once = async || match (assignment.row.as_str(), assignment.contender.as_str()) {
         ("start_local", "exec") => fork_and_exec(),
         ("start_local", _) => open(&Spec::local(), Delivery::Present).await,
-        (_, "ssh") => ssh(home),
+        (_, "ssh") => peers::ssh_true(home),
         ("start_ssh_ship", _) => {
             let cache = farm::cache(home, 0);
             std::fs::remove_dir_all(&cache)?;
@@ -91,12 +91,4 @@ pub(crate) fn reply() -> ExitCode {
     let replied = std::io::stdout().write_all(b"!").and_then(|()| std::io::stdout().flush());
     let ended = replied.and_then(|()| std::io::stdin().read(&mut [0]));
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// `ssh host true`, from start to end.
-fn ssh(home: &Path) -> Result<f64, Failure> {
-    let began = Instant::now();
-    let status = peers::ssh(home, 0, "true").status()?;
-    let time = milliseconds(began);
-    if status.success() { Ok(time) } else { Err(format!("ssh ended with {status}").into()) }
 }

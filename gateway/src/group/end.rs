@@ -9,9 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::end::GatewayEnd;
 use crate::gateway::Gateway;
-
-/// Nobody waits for longer, and no clock can be set as far as a duration may be long.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+use crate::role::LONGEST;
 
 /// What became of gateways that were to end.
 pub(super) struct Ends {

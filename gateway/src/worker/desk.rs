@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::Notify;
 
 use crate::map::batch::{self, Reply};
+use crate::role::LONGEST;
 
 /// So many bytes of calls may wait before no more are read. The coordinator keeps to far less.
 const QUEUE: usize = 8 * 1024 * 1024;
@@ -25,9 +26,6 @@ const ENOUGH: usize = 2 * 1024;
 
 /// Replies to calls that took longer than this are sent at once.
 const TINY: Duration = Duration::from_micros(20);
-
-/// A longer limit is none, and no clock can be set as far as a duration may be long.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A call that waits: its number and arguments.
 type Waiting = (u64, Bytes);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farcall::ssh::{ConfigFiles, SshOptions};
-use farcall::{CommandTarget, Gateway, OpenError, Spec, Tasks};
+use farcall::{CommandTarget, Gateway, ItemError, OpenError, Spec, Tasks};
 use farcall_test_support::{Sshd, SshdBuilder, TempHome};
 use libtest_mimic::{Arguments, Trial};
 
@@ -25,6 +25,13 @@ pub(crate) enum Kind {
     Ssh,
     /// Through the system's `ssh`.
     OpenSsh,
+}
+
+impl Kind {
+    /// As tests are called.
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
 }
 
 pub(crate) const EVERYWHERE: [Kind; 4] = [Kind::Local, Kind::Command, Kind::Ssh, Kind::OpenSsh];
@@ -107,6 +114,44 @@ impl Place {
     }
 }
 
+/// Numbers that are the same for the same seed: xorshift64*.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
+    }
+}
+
+/// So many local gateways.
+pub(crate) async fn local(count: usize) -> Vec<Gateway> {
+    let mut gateways = Vec::new();
+    for _ in 0..count {
+        gateways.push(Gateway::open(&Spec::local()).await.expect("a gateway"));
+    }
+    gateways
+}
+
+/// What a map made of an item.
+pub(crate) fn value<V>(result: Result<V, ItemError>) -> V {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Waits until a gateway has nothing to do.
+pub(crate) async fn until_idle(gateway: &Gateway) {
+    for _ in 0..1000 {
+        let status = gateway.status().await.unwrap();
+        if status.tasks.is_empty() && status.commands == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("still busy: {:?}", gateway.status().await);
+}
+
 pub(crate) type Test = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A test that needs a place.
@@ -116,13 +161,27 @@ pub(crate) fn at<F: Future<Output = ()> + Send + 'static>(
     test: fn(Arc<Place>) -> F,
 ) -> Vec<Trial> {
     let trial = |kind: Kind| {
-        Trial::test(format!("{}::{name}", format!("{kind:?}").to_lowercase()), move || {
+        Trial::test(format!("{}::{name}", kind.name()), move || {
             let place = Arc::new(Place::new(kind));
             run(Box::pin(async move { test(place).await }));
             Ok(())
         })
     };
     kinds.iter().copied().map(trial).collect()
+}
+
+/// A test that needs a kind of connection that crosses a network.
+pub(crate) fn over_ssh<F: Future<Output = ()> + Send + 'static>(
+    name: &str,
+    test: fn(Kind) -> F,
+) -> Vec<Trial> {
+    let trial = |kind: Kind| {
+        Trial::test(format!("{}::{name}", kind.name()), move || {
+            run(Box::pin(async move { test(kind).await }));
+            Ok(())
+        })
+    };
+    [Kind::Ssh, Kind::OpenSsh].map(trial).into()
 }
 
 /// A test that needs none.
