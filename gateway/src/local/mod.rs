@@ -13,6 +13,9 @@
 //!
 //! All of it works on any runtime, and on none; only one of tokio's that has no I/O makes it panic where it waits.
 //!
+//! Where calls and messages follow each other within 100 µs, who waits for the next one looks again for up to 50 µs before it
+//! sleeps, in turns with the other tasks of its runtime: a wake-up on another processor takes longer.
+//!
 //! Nothing that is started here outlives the program, however that ends, and nothing inherits a descriptor but its own.
 //!
 //! ```no_run
@@ -31,6 +34,7 @@
 //! }
 //! ```
 
+mod busy_poll;
 mod child;
 mod error;
 mod family;

@@ -8,9 +8,11 @@ use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -21,6 +23,7 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::busy_poll::BusyPoll;
 use super::travel::{MAX_ENDS, TravelError};
 
 /// The most bytes of a chunk. Several of them fit into a socket's usual buffer of 208 KiB.
@@ -63,6 +66,8 @@ pub(crate) struct Assembly {
     begun: bool,
     /// The other side closed its end without having read all that was sent to it.
     pub(crate) unread: bool,
+    /// How the next chunk is waited for.
+    wait: BusyPoll,
 }
 
 /// Why nothing more is received.
@@ -370,13 +375,21 @@ impl Socket {
         let progress = ready!(tokio::task::coop::poll_proceed(cx));
         if let Some(received) = self.try_recv(assembly) {
             progress.made_progress();
+            assembly.wait.over();
             return Poll::Ready(received);
+        }
+        // Woken at once, after the other tasks have had their turns; nothing must live until then.
+        if assembly.wait.looks_again(Instant::now()) && pin!(tokio::task::yield_now()).poll(cx).is_pending() {
+            return Poll::Pending;
         }
         let reactor = self.reactor().map_err(RecvFault::System)?;
         loop {
             let mut ready = ready!(reactor.poll_read_ready(cx)).map_err(RecvFault::System)?;
             match self.try_recv(assembly) {
-                Some(received) => return Poll::Ready(received),
+                Some(received) => {
+                    assembly.wait.over();
+                    return Poll::Ready(received);
+                }
                 None => ready.clear_ready(),
             }
         }
@@ -392,12 +405,16 @@ impl Socket {
     /// seen, and which the other side takes for read.
     pub(crate) fn recv_blocking(&self, assembly: &mut Assembly) -> Result<Option<Received>, RecvFault> {
         loop {
+            if let Some(received) = self.try_recv(assembly) {
+                assembly.wait.over();
+                return received;
+            }
+            if assembly.wait.looks_again(Instant::now()) {
+                continue;
+            }
             match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(RecvFault::System(error.into())),
-            }
-            if let Some(received) = self.try_recv(assembly) {
-                return received;
             }
         }
     }
