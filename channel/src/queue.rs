@@ -200,8 +200,9 @@ impl Queue {
     #[inline]
     pub(crate) fn prepare(&mut self, spares: &mut Spares) {
         if self.records.capacity() == 0
-            && let Some(buffer) = spares.0.pop()
+            && let Some(buffer) = spares.buffers.pop()
         {
+            spares.bytes -= buffer.capacity();
             self.records = buffer;
         }
     }
@@ -228,22 +229,26 @@ impl Queue {
 
 /// A few empty buffers, kept for the next queue that needs one.
 #[derive(Debug, Default)]
-pub(crate) struct Spares(Vec<Vec<u8>>);
+pub(crate) struct Spares {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+}
 
 impl Spares {
-    /// How many are kept, and of which size: from worth it to too much for a connection that is idle.
-    const MOST: usize = 4;
+    /// How many bytes are kept, and buffers of which size are: from worth it to too much for a connection that is idle.
+    const MOST: usize = 1024 * 1024;
     const SIZES: std::ops::RangeInclusive<usize> = 1024..=256 * 1024;
 
     fn keep(&mut self, buffer: Vec<u8>) {
-        if self.0.len() < Self::MOST && Self::SIZES.contains(&buffer.capacity()) {
-            self.0.push(buffer);
+        if self.bytes < Self::MOST && Self::SIZES.contains(&buffer.capacity()) {
+            self.bytes += buffer.capacity();
+            self.buffers.push(buffer);
         }
     }
 
     /// Gives the memory back.
     pub(crate) fn clear(&mut self) {
-        self.0 = Vec::new();
+        *self = Spares::default();
     }
 }
 
