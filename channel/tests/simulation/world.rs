@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use farcall_channel::mux::{Config, Event, Key, Mux, Queue, Role, Transmit};
+use farcall_channel::mux::{Config, Event, Key, Lent, Mux, Queue, Role, Transmit};
 use farcall_channel::{ConnectionError, HandshakeError};
 
 use super::flow::{Flow, Mark};
@@ -32,6 +32,8 @@ pub struct Side {
     cut: bool,
     /// Bytes of a frame that has not come whole.
     rest: Vec<u8>,
+    /// Room for what comes next of a long message, while it is read to there.
+    lent: Option<Lent>,
     pub ready: bool,
     pub draining: bool,
     drained: bool,
@@ -116,6 +118,7 @@ impl Side {
             wire: VecDeque::new(),
             cut: false,
             rest: Vec::new(),
+            lent: None,
             ready: false,
             draining: false,
             drained: false,
@@ -272,7 +275,7 @@ impl World {
             channels * u64::from(config.initial_window) + config.growth_budget + config.assembly_budget
         };
         let bound = way(&here.config) + way(&there.config) + here.local;
-        let memory = here.mux.memory();
+        let memory = here.mux.memory() + here.lent.as_ref().map_or(0, |lent| lent.bytes.len() as u64);
         assert!(memory <= bound, "side {side} holds {memory} bytes, allowed are {bound}");
         assert!(here.pending.remaining() <= PENDING, "a transmit is bounded");
         match here.mux.cause() {
@@ -327,16 +330,14 @@ impl World {
         let now = self.now;
         let there = 1 - side;
         let mut count = count.min(self.sides[side].wire.len());
-        // Half of all long messages are read to where they belong.
-        if self.sides[there].rest.is_empty()
-            && count.is_multiple_of(2)
-            && let Some(mut lent) = self.mux(there).lend_part()
-        {
-            let part = lent.room.min(count);
-            lent.bytes.extend(self.sides[side].wire.drain(..part));
-            self.mux(there).return_part(now, lent);
-            count -= part;
+        // Half of all long messages are read to where they belong. Users may do anything in the meantime.
+        if self.sides[there].lent.is_none() && self.sides[there].rest.is_empty() && count.is_multiple_of(2) {
+            self.sides[there].lent = self.mux(there).lend_part();
+            if self.sides[there].lent.is_some() && count.is_multiple_of(4) {
+                return;
+            }
         }
+        count -= self.take_back(there, count);
         let mut input = std::mem::take(&mut self.sides[there].rest);
         input.extend(self.sides[side].wire.drain(..count));
         let used = self.mux(there).handle_bytes(now, &input);
@@ -344,6 +345,16 @@ impl World {
         self.sides[there].rest = input.split_off(used);
         self.settle(there);
         self.finish_stream(side);
+    }
+
+    /// Takes back what was lent to read to, with up to `count` bytes of what the other side wrote; returns how many.
+    fn take_back(&mut self, side: usize, count: usize) -> usize {
+        let Some(mut lent) = self.sides[side].lent.take() else { return 0 };
+        let part = lent.room.min(count);
+        lent.bytes.extend(self.sides[1 - side].wire.drain(..part));
+        let now = self.now;
+        self.mux(side).return_part(now, lent);
+        part
     }
 
     /// The stream ends when its side has said all that it will.
@@ -354,6 +365,7 @@ impl World {
             here.cut = true;
         }
         if here.cut && here.wire.is_empty() && !self.sides[1 - side].is_lost() {
+            self.take_back(1 - side, 0);
             self.mux(1 - side).handle_eof();
             self.settle(1 - side);
         }
@@ -373,6 +385,7 @@ impl World {
     pub fn advance(&mut self, time: Duration) {
         self.now += time;
         for side in 0..2 {
+            self.take_back(side, 0);
             let now = self.now;
             let mux = self.mux(side);
             if mux.poll_timeout().is_some_and(|deadline| deadline <= now) {
