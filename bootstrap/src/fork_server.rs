@@ -10,6 +10,9 @@
 //! follows [`Order`]s and makes [`Report`]s, leaves nothing of a process behind when it reports its end, and ends with all that
 //! it forked when the socket ends. A program that does not say [`Report::Ready`] is not asked again.
 //!
+//! A process that is to run one function and end is forked by a [`Run`](Order::Run) order: that is given without a runtime, and
+//! what becomes of it is told to whoever gave it, over a line of its own.
+//!
 //! A process is born into what surrounded the server when that was started. If the environment, the working directory,
 //! the user, the limits or the niceness of this process have changed since, a new server is started, and the old one ends with
 //! the last of its processes. The mask of new files' modes is not looked at. What the program does before it becomes
@@ -17,12 +20,12 @@
 
 mod wire;
 
-pub use wire::{MAX_WORD, Order, Report, STREAMS, in_a_row};
+pub use wire::{MAX_WORD, Order, RUN_ENDS, Report, STREAMS, in_a_row};
 
 #[cfg(target_os = "linux")]
 mod client;
 #[cfg(target_os = "linux")]
-pub use client::ForkServer;
+pub use client::{ForkServer, Run};
 #[cfg(not(target_os = "linux"))]
 pub use elsewhere::ForkServer;
 

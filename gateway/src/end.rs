@@ -209,6 +209,15 @@ pub(crate) async fn told(
 }
 
 impl GatewayEnd {
+    /// Of a process that this side had no connection to.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn of_process(id: Arc<str>, place: Arc<str>, exit: Exit) -> GatewayEnd {
+        GatewayEnd {
+            exit: Some(exit).filter(|exit| *exit != Exit::Unknown),
+            ..GatewayEnd::unknown(id, place, None)
+        }
+    }
+
     /// For when nobody is left to tell.
     pub(crate) fn unknown(id: Arc<str>, place: Arc<str>, cause: Option<ConnectionError>) -> GatewayEnd {
         GatewayEnd {

@@ -255,6 +255,27 @@ fn fork_server(program: &Path) -> ForkServer {
     servers.entry(program.to_owned()).or_insert(ForkServer::new(program, words.into())).clone()
 }
 
+/// What forks workers of the running program.
+#[cfg(target_os = "linux")]
+pub(crate) fn own_fork_server() -> Result<ForkServer, OpenError> {
+    let program = this_program().map_err(OpenError::Program)?;
+    Ok(fork_server(program.local()))
+}
+
+/// The name and the arguments of a worker.
+#[cfg(target_os = "linux")]
+pub(crate) fn worker_words(id: &Id, life: Life, calls: bool) -> Vec<std::ffi::OsString> {
+    let role = Role { id: id.text().to_string(), from: this_process(), calls, life };
+    let mut words = vec![name_of(&role).into()];
+    words.extend(role.to_arguments());
+    words
+}
+
+/// As a list of processes shows a worker.
+fn name_of(role: &Role) -> String {
+    format!("farcall-worker {} of {}", role.id, role.from)
+}
+
 /// The options of SSH that all gateways of this process share: its gate, its unlocked keys.
 fn shared_ssh(environment: &std::collections::BTreeMap<String, String>) -> SshOptions {
     static SSH: Mutex<Option<SshOptions>> = Mutex::new(None);
@@ -418,7 +439,7 @@ impl Builder {
         let role = Role { id: id.text().to_string(), from: this_process(), calls, life: life.clone() };
         let ssh = self.ssh.unwrap_or_else(|| shared_ssh(&initialised.environment));
         let mut options = self.spec.launch_options(ssh);
-        options.argv0 = Some(format!("farcall-worker {} of {}", role.id, role.from).into());
+        options.argv0 = Some(name_of(&role).into());
         options.arguments = role.to_arguments();
         options.greeting = greeting();
         if hub.is_none() && matches!(target, Target::Local) {

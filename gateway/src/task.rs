@@ -159,9 +159,13 @@ pub trait Task<M>: Copy + Send + Sync + 'static {
     /// What the caller gets if all is well.
     type Value: Message;
 
-    /// The call itself.
+    /// Whether it asks for a [`Context`], which a process has that is connected.
     #[doc(hidden)]
-    fn work(self, cx: Context, args: Self::Args) -> Work<Self::Value>;
+    const HAS_CONTEXT: bool;
+
+    /// The call itself. The context is made if the function asks for one.
+    #[doc(hidden)]
+    fn work(self, cx: impl FnOnce() -> Context, args: Self::Args) -> Work<Self::Value>;
 }
 
 /// The form of a task: `async` or not, with a [`Context`] or not, and its arguments.
@@ -193,7 +197,9 @@ macro_rules! tasks {
             type Args = ($($arg,)*);
             type Value = O::Value;
 
-            fn work(self, _: Context, ($($value,)*): Self::Args) -> Work<O::Value> {
+            const HAS_CONTEXT: bool = false;
+
+            fn work(self, _: impl FnOnce() -> Context, ($($value,)*): Self::Args) -> Work<O::Value> {
                 Work::Async(Box::pin(async move { self($($value),*).await.into_result() }))
             }
         }
@@ -208,7 +214,10 @@ macro_rules! tasks {
             type Args = ($($arg,)*);
             type Value = O::Value;
 
-            fn work(self, cx: Context, ($($value,)*): Self::Args) -> Work<O::Value> {
+            const HAS_CONTEXT: bool = true;
+
+            fn work(self, cx: impl FnOnce() -> Context, ($($value,)*): Self::Args) -> Work<O::Value> {
+                let cx = cx();
                 Work::Async(Box::pin(async move { self(cx, $($value),*).await.into_result() }))
             }
         }
@@ -222,7 +231,9 @@ macro_rules! tasks {
             type Args = ($($arg,)*);
             type Value = O::Value;
 
-            fn work(self, _: Context, ($($value,)*): Self::Args) -> Work<O::Value> {
+            const HAS_CONTEXT: bool = false;
+
+            fn work(self, _: impl FnOnce() -> Context, ($($value,)*): Self::Args) -> Work<O::Value> {
                 Work::Blocking(Box::new(move || self($($value),*).into_result()))
             }
         }
@@ -236,7 +247,10 @@ macro_rules! tasks {
             type Args = ($($arg,)*);
             type Value = O::Value;
 
-            fn work(self, cx: Context, ($($value,)*): Self::Args) -> Work<O::Value> {
+            const HAS_CONTEXT: bool = true;
+
+            fn work(self, cx: impl FnOnce() -> Context, ($($value,)*): Self::Args) -> Work<O::Value> {
+                let cx = cx();
                 Work::Blocking(Box::new(move || self(cx, $($value),*).into_result()))
             }
         }

@@ -347,8 +347,10 @@ async fn a_start_that_the_fork_server_cannot_take_is_over() {
     for _ in 0..2 {
         local::run(square, (1,)).await.expect("a value");
     }
-    let below = farcall_test_support::descendants(std::process::id());
-    let server = below.into_iter().find(|pid| serves_all(*pid)).expect("the second was forked");
+    let below = || farcall_test_support::descendants(std::process::id());
+    let server = below().into_iter().find(|pid| serves_all(*pid)).expect("the second was forked");
+    // A guardian that waits for another run goes when none comes, and its descriptors there with it.
+    until("nothing else is there", || below() == [server]).await;
     let open = |number: &u64| std::fs::symlink_metadata(format!("/proc/{server}/fd/{number}")).is_ok();
     // Room for one of the three that come along.
     let first_free = (0..).find(|number| !open(number)).expect("one is free");

@@ -23,7 +23,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::wire::{MAX_WORD, Order, Report, STREAMS};
+use super::wire::{MAX_WORD, Order, RUN_ENDS, Report, STREAMS};
 use crate::local::{PIPE_SIZE, Started, socket_with};
 use crate::process::{Exit, Process, Stderr};
 use crate::target::LaunchOptions;
@@ -83,6 +83,26 @@ impl ForkServer {
             }
         }
         None
+    }
+
+    /// Has a process forked for one function: it gets the ends, its socket and the line to its guardian. Does not wait.
+    /// `None` if it is to be started in another way; nothing was started then.
+    pub fn run(&self, words: &[OsString], ends: [BorrowedFd<'_>; RUN_ENDS]) -> Option<Run> {
+        let surroundings = Surroundings::now()?;
+        let server = match &*self.0.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Running(server, theirs) if !server.is_gone() && **theirs == surroundings => {
+                Arc::clone(server)
+            }
+            // By the other way a server is started.
+            _ => return None,
+        };
+        let number = server.link.next.fetch_add(1, Relaxed);
+        let order = Order::Run { number, words: words.to_vec() }.to_bytes();
+        if order.len() > MAX_WORD {
+            return None;
+        }
+        server.link.say_now(&order, &ends).ok()?;
+        Some(Run { server, number })
     }
 
     /// The server that forks processes like one that would be started now.
@@ -172,6 +192,26 @@ pub(crate) struct Server {
     _end: DropGuard,
 }
 
+/// A process that was ordered to be forked for one function. To be kept until its end was told: dropping it may end the server.
+pub struct Run {
+    server: Arc<Server>,
+    number: u64,
+}
+
+impl Run {
+    /// Has it killed with all that it has started. Nothing happens if it has ended.
+    pub fn kill(&self) {
+        // A server that is gone has taken it along. One that does not read is stopped, and nothing helps.
+        let _ = self.server.link.say_now(&Order::Kill { number: self.number }.to_bytes(), &[]);
+    }
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
 /// The socket, and who waits for news from it.
 struct Link {
     socket: AsyncFd<OwnedFd>,
@@ -195,9 +235,9 @@ impl Server {
         let mut process = command.spawn()?;
         // Ends with the server.
         tokio::spawn(async move { process.wait().await });
+        // Not for room, since then whoever listens would be woken by each order that the server takes.
         // SAFETY: an `OwnedFd` is open and names the same descriptor for as long as it lives.
-        let socket =
-            unsafe { AsyncFd::register_with_interest(ours, Interest::READABLE | Interest::WRITABLE) };
+        let socket = unsafe { AsyncFd::register_with_interest(ours, Interest::READABLE) };
         let link = Arc::new(Link {
             socket: socket.map_err(io::Error::from)?,
             next: AtomicU64::new(0),
@@ -308,17 +348,28 @@ impl Link {
 
     /// Gives an order. Cancel-safe: it is given or it is not.
     async fn say(&self, order: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.socket
-            .async_io(Interest::WRITABLE, |socket| {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
-                let mut ancillary = SendAncillaryBuffer::new(&mut space);
-                if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-                    return Err(io::ErrorKind::InvalidInput.into());
-                }
-                rustix::net::sendmsg(socket, &[IoSlice::new(order)], &mut ancillary, SendFlags::NOSIGNAL)?;
-                Ok(())
-            })
-            .await
+        match self.say_now(order, fds) {
+            Err(full) if full.kind() == io::ErrorKind::WouldBlock => {}
+            said => return said,
+        }
+        // One of its own: a descriptor is registered once.
+        let room = rustix::io::fcntl_dupfd_cloexec(self.socket.get_ref(), 3)?;
+        // SAFETY: an `OwnedFd` is open and names the same descriptor for as long as it lives.
+        let room = unsafe { AsyncFd::register_with_interest(room, Interest::WRITABLE) };
+        let room = room.map_err(io::Error::from)?;
+        room.async_io(Interest::WRITABLE, |_| self.say_now(order, fds)).await
+    }
+
+    /// Gives an order if there is room for it now.
+    fn say_now(&self, order: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let socket = self.socket.get_ref();
+        rustix::net::sendmsg(socket, &[IoSlice::new(order)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 
     /// Passes on what the server tells, until it ends. Returns what was wrong, if something was.

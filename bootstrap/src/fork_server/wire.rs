@@ -13,6 +13,9 @@ pub const MAX_WORD: usize = 16 << 10;
 /// How many descriptors an order to start carries: the process's standard input, output and error.
 pub const STREAMS: usize = 3;
 
+/// How many descriptors an order to run carries: the process's socket, and the line to its guardian.
+pub const RUN_ENDS: usize = 2;
+
 /// What a fork server is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -21,6 +24,13 @@ pub enum Order {
         /// What it is spoken of by.
         number: u64,
         /// As a list of processes is to show it: the name, and its arguments, which it reads itself.
+        words: Vec<OsString>,
+    },
+    /// To fork a process that is heard of over the two ends that come along. Its end is told there too, not in a [`Report`].
+    Run {
+        /// What it is spoken of by.
+        number: u64,
+        /// As of [`Start`](Order::Start).
         words: Vec<OsString>,
     },
     /// To kill a process with all that it has started. Nothing happens if it has ended.
@@ -56,8 +66,9 @@ impl Order {
     pub fn to_bytes(&self) -> Vec<u8> {
         match self {
             Order::Kill { number } => head(b'K', *number),
-            Order::Start { number, words } => {
-                let mut bytes = head(b'S', *number);
+            Order::Start { number, words } | Order::Run { number, words } => {
+                let kind = if matches!(self, Order::Run { .. }) { b'R' } else { b'S' };
+                let mut bytes = head(kind, *number);
                 for word in words {
                     // No argument of a process contains a zero byte.
                     bytes.extend_from_slice(word.as_bytes());
@@ -73,10 +84,13 @@ impl Order {
         let (kind, number, rest) = split(bytes)?;
         match kind {
             b'K' if rest.is_empty() => Some(Order::Kill { number }),
-            b'S' => {
+            b'S' | b'R' => {
                 let words = rest.strip_suffix(&[0])?.split(|byte| *byte == 0);
                 let words = words.map(|word| OsStr::from_bytes(word).to_owned()).collect();
-                Some(Order::Start { number, words })
+                Some(match kind {
+                    b'S' => Order::Start { number, words },
+                    _ => Order::Run { number, words },
+                })
             }
             _ => None,
         }
@@ -142,6 +156,7 @@ mod tests {
         for order in [
             start(&["farcall-worker gw0 of here:1", "--farcall-worker", "id=", "ä"]),
             start(&[""]),
+            Order::Run { number: 8, words: vec!["farcall-worker gw0 of here:1".into()] },
             Order::Kill { number: u64::MAX },
         ] {
             assert_eq!(Order::from_bytes(&order.to_bytes()), Some(order));

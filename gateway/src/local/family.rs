@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 
 use super::child::sleep;
+#[cfg(target_os = "linux")]
+use super::once::Line;
 use crate::gateway::{Gateway, Inner};
 
 /// Why a signal was not sent.
@@ -54,7 +56,15 @@ enum Progress {
 }
 
 #[derive(Debug)]
-struct Started {
+enum Started {
+    Worker(Worker),
+    /// Of a process for one function, by its guardian.
+    #[cfg(target_os = "linux")]
+    Once(Weak<Line>),
+}
+
+#[derive(Debug)]
+struct Worker {
     pid: u32,
     /// Names this very process, also when its number is another's.
     pidfd: Option<OwnedFd>,
@@ -83,7 +93,18 @@ impl Member {
     /// The child has started: it gets what has reached the family in the meantime.
     pub(super) fn started(&self, gateway: &Gateway) {
         let pid = gateway.pid();
-        let started = Arc::new(Started { pid, pidfd: pidfd(pid), gateway: Arc::downgrade(gateway.inner()) });
+        let worker = Worker { pid, pidfd: pidfd(pid), gateway: Arc::downgrade(gateway.inner()) };
+        self.is(Started::Worker(worker));
+    }
+
+    /// The same for one that was ordered, and that its guardian is asked about.
+    #[cfg(target_os = "linux")]
+    pub(super) fn ordered(&self, line: &Arc<Line>) {
+        self.is(Started::Once(Arc::downgrade(line)));
+    }
+
+    fn is(&self, started: Started) {
+        let started = Arc::new(started);
         let mut progress = self.target.progress();
         let before = std::mem::replace(&mut *progress, Progress::Started(Arc::clone(&started)));
         // Under the lock, so that a later signal does not overtake these.
@@ -126,7 +147,7 @@ fn pidfd(_pid: u32) -> Option<OwnedFd> {
     None
 }
 
-impl Started {
+impl Worker {
     fn send(&self, signal: Signal) -> rustix::io::Result<()> {
         let alive = self.gateway.upgrade().is_some_and(|gateway| gateway.end.borrow().is_none());
         if !alive {
@@ -139,10 +160,39 @@ impl Started {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
         rustix::process::kill_process(pid, signal)
     }
+}
+
+impl Started {
+    fn send(&self, signal: Signal) -> rustix::io::Result<()> {
+        match self {
+            Started::Worker(worker) => worker.send(signal),
+            #[cfg(target_os = "linux")]
+            Started::Once(line) => line.upgrade().ok_or(rustix::io::Errno::SRCH)?.signal(signal.as_raw()),
+        }
+    }
 
     fn kill(&self) {
-        if let Some(gateway) = self.gateway.upgrade() {
-            gateway.kill.notify_one();
+        match self {
+            Started::Worker(worker) => {
+                if let Some(gateway) = worker.gateway.upgrade() {
+                    gateway.kill.notify_one();
+                }
+            }
+            #[cfg(target_os = "linux")]
+            Started::Once(line) => {
+                if let Some(line) = line.upgrade() {
+                    line.kill();
+                }
+            }
+        }
+    }
+
+    /// The runtime of what runs longer than a call.
+    fn driver(&self) -> Option<tokio::runtime::Handle> {
+        match self {
+            Started::Worker(worker) => worker.gateway.upgrade().map(|gateway| gateway.driver.clone()),
+            #[cfg(target_os = "linux")]
+            Started::Once(_) => crate::open::driver().ok(),
         }
     }
 }
@@ -190,8 +240,7 @@ impl Target {
     /// Sends a signal that asks it to end, and kills it if it has not within `grace`.
     pub(super) fn ask(self: &Arc<Self>, number: i32, grace: Duration) -> Result<(), SignalError> {
         self.signal(number)?;
-        let gateway = self.running().and_then(|started| started.gateway.upgrade());
-        let Some(driver) = gateway.map(|gateway| gateway.driver.clone()) else {
+        let Some(driver) = self.running().and_then(|started| started.driver()) else {
             return Ok(());
         };
         let target = Arc::clone(self);

@@ -38,6 +38,10 @@ mod busy_poll;
 mod child;
 mod error;
 mod family;
+#[cfg(target_os = "linux")]
+pub(crate) mod line;
+#[cfg(target_os = "linux")]
+mod once;
 mod options;
 mod pipe;
 mod pool;
@@ -45,7 +49,9 @@ mod process;
 mod relay;
 mod run;
 pub(crate) mod serve;
-mod socket;
+#[cfg(target_os = "linux")]
+pub(crate) mod serve_once;
+pub(crate) mod socket;
 pub(crate) mod travel;
 mod wire;
 mod worker;

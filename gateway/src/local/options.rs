@@ -10,11 +10,17 @@ use super::pool::Pool;
 use super::process::Process;
 use super::run;
 use super::worker::Worker;
+#[cfg(target_os = "linux")]
+use crate::role::LONGEST;
 use crate::spec::Spec;
 use crate::task::Task;
 
 /// How long a child may take to end where nothing else is said.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// How long a start may take where nothing else is said.
+#[cfg(target_os = "linux")]
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How child processes are set up. [`run`](Self::run), [`open`](Self::open), [`worker`](Self::worker) and [`pool`](Self::pool)
 /// start them.
@@ -152,6 +158,17 @@ impl Options {
 
     pub(super) fn grace_or_usual(&self) -> Duration {
         self.grace.unwrap_or(GRACE)
+    }
+
+    /// Whether the process is to be as this one is.
+    #[cfg(target_os = "linux")]
+    pub(super) fn are_plain(&self) -> bool {
+        self.env.is_empty() && self.cwd.is_none() && self.nice.is_none() && self.memory.is_none()
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn start_limit_or_usual(&self) -> Duration {
+        self.start_limit.unwrap_or(START_LIMIT).min(LONGEST)
     }
 
     /// What is started, with an id of its own.

@@ -11,6 +11,12 @@ pub(super) async fn run<F: Task<M>, M>(
     args: F::Args,
 ) -> Result<F::Value, RunError> {
     let mut call = prepare(task, args)?;
+    #[cfg(target_os = "linux")]
+    if !F::HAS_CONTEXT
+        && let Some(process) = super::once::Once::start(options, &mut call)?
+    {
+        return value_in(process.outcome(options).await?);
+    }
     let mut child = Child::start(options, Some(&mut call)).await?;
     match child.exchange_within(&mut call, options.time_limit).await? {
         Ok(received) => {

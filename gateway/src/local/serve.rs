@@ -17,9 +17,9 @@ use tokio::sync::Notify;
 
 use super::socket::{Assembly, Socket};
 use super::travel::{self, Fault};
-use super::wire::{self, asked};
-use crate::context::Context;
+use super::wire::{self, Asked, asked};
 use crate::task::{Task, Work};
+use crate::tasks::Tasks;
 use crate::wire::Reply;
 use crate::worker::crew::Crew;
 use crate::worker::panics;
@@ -39,14 +39,22 @@ pub(crate) struct Arguments<'a> {
 
 /// What a call runs with.
 pub(crate) struct Stage<'a> {
-    crew: &'a Arc<Crew>,
-    runtime: &'a Handle,
-    cancel: &'a Arc<Cancel>,
+    pub(super) runtime: &'a Handle,
+    pub(super) kind: Kind<'a>,
+}
+
+/// How many calls a process is there for.
+pub(super) enum Kind<'a> {
+    /// For one after another.
+    Many { crew: &'a Arc<Crew>, cancel: &'a Arc<Cancel> },
+    /// For this one, whose parent ends the socket when it wants it no more. Nobody asks what runs here.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there every process has a connection"))]
+    One { socket: &'a Socket },
 }
 
 /// Cancels one call.
 #[derive(Default)]
-struct Cancel {
+pub(super) struct Cancel {
     asked: Arc<AtomicBool>,
     now: Notify,
 }
@@ -117,15 +125,8 @@ impl Calls {
             let (message, ends) = match self.begin(number) {
                 None => wire::dropped(number),
                 Some(cancel) => {
-                    let stage = Stage { crew, runtime: &runtime, cancel: &cancel };
-                    let arguments = Arguments { number, bytes: asked.args, descriptors };
-                    match crew.tasks.call(asked.name) {
-                        Some(run) => run(arguments, &stage),
-                        None => {
-                            let reason = format!("this program has no task {}", asked.name);
-                            wire::reply(number, &Reply::<()>::Refused(reason))
-                        }
-                    }
+                    let stage = Stage { runtime: &runtime, kind: Kind::Many { crew, cancel: &cancel } };
+                    answer_to(&crew.tasks, &asked, descriptors, &stage)
                 }
             };
             // Before the reply: whoever has it may send the next call, and cancel it.
@@ -195,6 +196,33 @@ impl Calls {
     }
 }
 
+/// Runs the task that is asked for.
+pub(super) fn answer_to(
+    tasks: &Tasks,
+    asked: &Asked<'_>,
+    descriptors: Vec<OwnedFd>,
+    stage: &Stage<'_>,
+) -> Answer {
+    let arguments = Arguments { number: asked.number, bytes: asked.args, descriptors };
+    match tasks.call(asked.name) {
+        Some(run) => run(arguments, stage),
+        None => {
+            let reason = format!("this program has no task {}", asked.name);
+            wire::reply(asked.number, &Reply::<()>::Refused(reason))
+        }
+    }
+}
+
+impl Kind<'_> {
+    /// Waits until nobody wants the call any more.
+    async fn cancelled(&self) {
+        match self {
+            Kind::Many { cancel, .. } => cancel.now.notified().await,
+            Kind::One { socket } => socket.ended().await,
+        }
+    }
+}
+
 impl Cancel {
     fn ask(&self) {
         self.asked.store(true, Relaxed);
@@ -210,9 +238,18 @@ pub(crate) fn run<F: Task<M>, M: 'static>(
     stage: &Stage<'_>,
 ) -> Answer {
     let Arguments { number, bytes, descriptors } = arguments;
-    let Stage { crew, runtime, cancel } = stage;
-    let asked = Arc::clone(&cancel.asked);
-    let present = crew.enter(name, move || asked.load(Relaxed));
+    let Stage { runtime, kind } = stage;
+    let present = match kind {
+        Kind::Many { crew, cancel } => {
+            let asked = Arc::clone(&cancel.asked);
+            Some(crew.enter(name, move || asked.load(Relaxed)))
+        }
+        Kind::One { .. } if F::HAS_CONTEXT => {
+            let reason = format!("task {name} needs a process that is connected");
+            return wire::reply(number, &Reply::<()>::Refused(reason));
+        }
+        Kind::One { .. } => None,
+    };
     // Reading them runs code of the user's types, and so does writing the value.
     let decoded =
         panics::caught_here(|| travel::decoding(descriptors, || <Cbor as Codec<F::Args>>::decode(bytes)));
@@ -226,12 +263,12 @@ pub(crate) fn run<F: Task<M>, M: 'static>(
         }
         Err(panic) => return answer::<F::Value>(number, Reply::Panicked(panic)),
     };
-    present.started();
-    let cx = Context {
-        gateway: Arc::clone(&crew.gateway),
-        connection: crew.connection.clone(),
-        states: Arc::clone(&crew.states),
-        cancelled: Arc::clone(&cancel.asked),
+    if let Some(present) = &present {
+        present.started();
+    }
+    let cx = || match kind {
+        Kind::Many { crew, cancel } => crew.context(Arc::clone(&cancel.asked)),
+        Kind::One { .. } => unreachable!("it was refused"),
     };
     let outcome = match panics::caught_here(|| task.work(cx, args)) {
         Err(panic) => Err(panic),
@@ -241,7 +278,7 @@ pub(crate) fn run<F: Task<M>, M: 'static>(
                 tokio::select! {
                     biased;
                     outcome = panics::caught(work) => Some(outcome),
-                    () = cancel.now.notified() => None,
+                    () = kind.cancelled() => None,
                 }
             });
             match outcome {

@@ -7,6 +7,8 @@
 use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -33,7 +35,7 @@ pub(crate) const CHUNK: usize = 32 * 1024;
 pub const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// The first chunk of a message.
-const START: u8 = 1;
+pub(crate) const START: u8 = 1;
 /// Another chunk follows.
 const MORE: u8 = 2;
 /// No chunk: the message that was begun is given up.
@@ -52,6 +54,8 @@ pub(crate) struct Socket {
     fd: Arc<OwnedFd>,
     /// With the runtime that it was last waited for on.
     reactor: Mutex<Option<(tokio::runtime::Id, Arc<Reactor>)>>,
+    /// What it is waited for.
+    interest: Interest,
     /// Another process has it now: closing it here must not end it there.
     travelled: AtomicBool,
 }
@@ -169,7 +173,21 @@ impl Socket {
     }
 
     pub(crate) fn new(fd: OwnedFd) -> Socket {
-        Socket { fd: Arc::new(fd), reactor: Mutex::new(None), travelled: AtomicBool::new(false) }
+        let interest = Interest::READABLE.add(Interest::WRITABLE);
+        Socket { fd: Arc::new(fd), reactor: Mutex::new(None), interest, travelled: AtomicBool::new(false) }
+    }
+
+    /// One on which it is never waited for room: else whoever waits for a message is woken whenever the other side has read one.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn without_waiting_for_room(mut self) -> Socket {
+        self.interest = Interest::READABLE;
+        self
+    }
+
+    /// Is not told any more what happens to the socket, until it is waited for again.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn rest(&self) {
+        drop(self.reactor.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// A descriptor that came from elsewhere.
@@ -319,6 +337,11 @@ impl Socket {
         loop {
             let mut scratch = SCRATCH.take();
             // One more than a packet has, so that one that is too long shows.
+            if scratch.is_empty() {
+                // Its pages are not touched where the allocator knows that they are zero: most messages are short, and in a
+                // process that was just forked each page costs a microsecond.
+                scratch = vec![0; CHUNK + 2];
+            }
             scratch.resize(CHUNK + 2, 0);
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ENDS))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -419,6 +442,21 @@ impl Socket {
         }
     }
 
+    /// Waits for the end of the other side, which is known to send nothing more.
+    pub(crate) async fn ended(&self) {
+        let Ok(reactor) = self.reactor() else { return };
+        let _ = reactor.readable().await;
+    }
+
+    /// Whether the other side has not read all that was sent to it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn is_unread(&self) -> bool {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open, and the answer has the size of an int.
+        let told = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        told == 0 && bytes > 0
+    }
+
     /// The socket on the current runtime's reactor, or on the driver's where the current runtime is none of tokio's. An end may be
     /// used on one runtime now and on another later.
     fn reactor(&self) -> io::Result<Arc<Reactor>> {
@@ -434,9 +472,8 @@ impl Socket {
             return Ok(Arc::clone(reactor));
         }
         let _entered = handle.enter();
-        let interest = Interest::READABLE.add(Interest::WRITABLE);
         // SAFETY: the `Arc` keeps the descriptor open, and the same one, for as long as it is registered.
-        let registered = unsafe { AsyncFd::register_with_interest(Arc::clone(&self.fd), interest) };
+        let registered = unsafe { AsyncFd::register_with_interest(Arc::clone(&self.fd), self.interest) };
         let registered = Arc::new(registered.map_err(io::Error::from)?);
         *reactor = Some((runtime, Arc::clone(&registered)));
         Ok(registered)

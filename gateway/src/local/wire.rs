@@ -54,6 +54,12 @@ impl Call {
         self.ends.clear();
     }
 
+    /// Whether it goes in one packet.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn fits_a_chunk(&self) -> bool {
+        self.message.len() <= super::socket::CHUNK
+    }
+
     /// Whether it can be sent once more. Ends go once.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.repeatable

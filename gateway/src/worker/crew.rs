@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::context::States;
+use crate::context::{Context, States};
 use crate::host::{RunningTask, Status};
 use crate::tasks::Tasks;
 use crate::worker::panics;
@@ -49,7 +49,7 @@ pub(crate) struct Crew {
 
 /// The threads of this process.
 #[cfg(target_os = "linux")]
-fn all_threads() -> usize {
+pub(crate) fn all_threads() -> usize {
     super::guardian::threads()
 }
 
@@ -68,6 +68,22 @@ struct Roll {
 /// Whether this process may use so little memory that there may be none for a thread.
 fn is_limited() -> bool {
     [Resource::Data, Resource::As].into_iter().any(|resource| getrlimit(resource).current.is_some())
+}
+
+/// A runtime of users' code: as many threads as slots.
+pub(crate) fn runtime_of(slots: usize) -> io::Result<Runtime> {
+    if is_limited() {
+        probe(slots)?;
+    }
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder
+        .worker_threads(slots)
+        // A map may have so many slots for plain functions, and each runs on a thread.
+        .max_blocking_threads(MAX_SLOTS + SPARE_THREADS)
+        .thread_name("farcall-task")
+        .enable_all();
+    // It panics when the system gives it no thread. Mostly that was found out before.
+    panics::caught_here(|| builder.build()).map_err(|panic| io::Error::other(panic.message))?
 }
 
 /// Whether so many threads can be had at once. A runtime that gets only some of those that it wants panics, and its first ones
@@ -136,24 +152,21 @@ impl Crew {
         }
     }
 
-    /// The runtime of users' code: as many threads as slots. Made when it is first needed.
+    /// What a task knows of this worker.
+    pub(crate) fn context(&self, cancelled: Arc<AtomicBool>) -> Context {
+        Context {
+            gateway: Arc::clone(&self.gateway),
+            connection: self.connection.clone(),
+            states: Arc::clone(&self.states),
+            cancelled,
+        }
+    }
+
+    /// The runtime of users' code. Made when it is first needed.
     pub(crate) fn runtime(&self) -> io::Result<Handle> {
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if runtime.is_none() {
-            if is_limited() {
-                probe(self.slot_count)?;
-            }
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder
-                .worker_threads(self.slot_count)
-                // A map may have so many slots for plain functions, and each runs on a thread.
-                .max_blocking_threads(MAX_SLOTS + SPARE_THREADS)
-                .thread_name("farcall-task")
-                .enable_all();
-            // It panics when the system gives it no thread. Mostly that was found out before.
-            let built = panics::caught_here(|| builder.build())
-                .map_err(|panic| io::Error::other(panic.message))??;
-            return Ok(runtime.insert(built).handle().clone());
+            return Ok(runtime.insert(runtime_of(self.slot_count)?).handle().clone());
         }
         Ok(runtime.as_ref().map(|runtime| runtime.handle().clone()).expect("it was just looked at"))
     }

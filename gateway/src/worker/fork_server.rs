@@ -11,6 +11,9 @@
 //! └ inner guardian …
 //! ```
 //!
+//! For a process that runs one function, the guardian is one that [stays](super::keeper), and is given the next run when that is
+//! over: one fork in place of two.
+//!
 //! | what happens | what follows |
 //! |---|---|
 //! | the coordinator ends | the workers' inputs end, of which their guardians know; this process ends after them |
@@ -19,30 +22,32 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use farcall_bootstrap::Exit;
-use farcall_bootstrap::fork_server::{MAX_WORD, Order, Report, STREAMS, in_a_row};
+use farcall_bootstrap::fork_server::{Order, RUN_ENDS, Report, STREAMS, in_a_row};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recvmsg, send,
-};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::net::{SendFlags, SocketType, send};
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpgid, getpgrp, getppid, kill_process, set_child_subreaper,
     setpgid, wait,
 };
 
 use super::guardian::{self, Outer};
+use super::keeper::{self, Keeper};
+use super::orders::{Gone, Run, pass_on, receive, role, runs_socket};
 use super::signals::{SignalFd, SignalSet, die_by, stop_ignoring};
 use super::sweep::Below;
 use super::title::Title;
 use super::{early, limits, panics, serve, stdio};
-use crate::role::{Role, WORD};
+use crate::local::line::Told;
+use crate::role::Role;
 use crate::tasks::Tasks;
 
 /// How long after a guardian was told to end its worker it is killed itself, as one that was stopped must be. What it has
@@ -54,6 +59,9 @@ const MARGIN: Duration = Duration::from_secs(2);
 
 /// What is left of a killed guardian's worker after so much killing cannot be killed.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The most guardians of runs that wait for the next one. Others end with the run that they were forked for.
+const KEPT: usize = 4;
 
 /// Orders that are taken before deaths are looked at again.
 const AT_ONCE: usize = 16;
@@ -77,10 +85,14 @@ struct Server {
     slots: usize,
     /// The guardians, by the numbers of their processes.
     children: BTreeMap<i32, Child>,
+    /// Which guardians wait for a run, as far as they stay.
+    idle: &'static [AtomicBool; KEPT],
     /// Not told yet. At most two for each order.
     reports: VecDeque<Report>,
     /// The ends of workers whose guardian was killed: told when what it left behind is swept.
     unswept: Vec<Report>,
+    /// The same for runs.
+    lines: Vec<OwnedFd>,
     /// Since when those are swept that a guardian left behind, and how often by now.
     sweeping: Option<(Instant, u32)>,
     /// The coordinator is gone: when to end, whatever is left.
@@ -92,9 +104,25 @@ struct Child {
     number: u64,
     /// It was told to end its worker: when its own time is up.
     patience: Option<Instant>,
+    /// For guardians of runs.
+    keeper: Option<Kept>,
 }
 
-/// What an order brings along.
+/// What there is of a guardian of runs.
+struct Kept {
+    /// The line of the run that it was given last. What becomes of that is told here only if this guardian is killed.
+    line: OwnedFd,
+    /// Where runs are given to it, and its place among those that stay.
+    runs: Option<(OwnedFd, usize)>,
+}
+
+/// What a process that was just forked is there for.
+enum Forked {
+    Worker { role: Role, words: Vec<OsString>, streams: Streams },
+    Keeper { first: Run, runs: Option<(OwnedFd, &'static AtomicBool)> },
+}
+
+/// What an order to start brings along.
 type Streams = [OwnedFd; STREAMS];
 
 impl Server {
@@ -133,6 +161,8 @@ impl Server {
             tasks,
             slots: limits::slots().get(),
             children: BTreeMap::new(),
+            idle: shared_flags()?,
+            lines: Vec::new(),
             reports: VecDeque::from([Report::Ready]),
             unswept: Vec::new(),
             sweeping: None,
@@ -160,37 +190,116 @@ impl Server {
                 }
             }
             for _ in 0..AT_ONCE {
-                match self.hear() {
-                    Some((Order::Start { number, words }, Some(streams))) => match role(&words) {
-                        None => self.reports.push_back(Report::NotStarted { number, errno: libc::EINVAL }),
-                        Some(role) => match guardian::fork() {
-                            Ok(None) => self.begin(role, &words, streams),
-                            Ok(Some(child)) => {
-                                self.longest_grace = self.longest_grace.max(role.life.grace);
-                                self.children
-                                    .insert(child.as_raw_nonzero().get(), Child { number, patience: None });
-                            }
-                            Err(_) => {
-                                let errno = libc::EAGAIN;
-                                self.reports.push_back(Report::NotStarted { number, errno });
-                            }
-                        },
-                    },
-                    Some((Order::Kill { number }, _)) => self.kill(number),
-                    // The streams did not fit into this process's table of descriptors.
-                    Some((Order::Start { number, .. }, None)) => {
-                        self.reports.push_back(Report::NotStarted { number, errno: libc::EMFILE });
+                let forked = match self.hear() {
+                    Some((Order::Start { number, words }, ends)) => self.start(number, words, ends),
+                    Some((order @ Order::Run { .. }, ends)) => self.give(&order, ends),
+                    Some((Order::Kill { number }, _)) => {
+                        self.kill(number);
+                        None
                     }
                     None => break,
+                };
+                match forked {
+                    None => {}
+                    Some(Forked::Worker { role, words, streams }) => self.begin(role, &words, streams),
+                    Some(Forked::Keeper { first, runs }) => self.keep(first, runs),
                 }
             }
         }
     }
 
+    /// Forks a worker with its guardian. Returns something in the child.
+    fn start(&mut self, number: u64, words: Vec<OsString>, ends: Vec<OwnedFd>) -> Option<Forked> {
+        let errno = match (Streams::try_from(ends), role(&words)) {
+            (Ok(streams), Some(role)) => match guardian::fork() {
+                Ok(None) => return Some(Forked::Worker { role, words, streams }),
+                Ok(Some(child)) => {
+                    self.longest_grace = self.longest_grace.max(role.life.grace);
+                    self.insert(child, Child { number, patience: None, keeper: None });
+                    return None;
+                }
+                Err(_) => libc::EAGAIN,
+            },
+            // Streams that are missing did not fit into this process's table of descriptors.
+            (Err(_), _) => libc::EMFILE,
+            (_, None) => libc::EINVAL,
+        };
+        self.reports.push_back(Report::NotStarted { number, errno });
+        None
+    }
+
+    fn insert(&mut self, child: Pid, what: Child) {
+        self.children.insert(child.as_raw_nonzero().get(), what);
+    }
+
+    /// Gives a run to a guardian that waits for one, or to a new one. Returns something in that.
+    fn give(&mut self, order: &Order, ends: Vec<OwnedFd>) -> Option<Forked> {
+        let Order::Run { number, words } = order else { return None };
+        // Where the line did not fit into this process's table of descriptors, its end tells it.
+        let [socket, line] = <[OwnedFd; RUN_ENDS]>::try_from(ends).ok()?;
+        let Some(role) = role(words) else {
+            keeper::tell(&line, Told::NotStarted(libc::EINVAL));
+            return None;
+        };
+        self.longest_grace = self.longest_grace.max(role.life.grace);
+        for child in self.children.values_mut() {
+            let Some(Kept { runs: Some((runs, place)), .. }) = &child.keeper else { continue };
+            if !self.idle[*place].swap(false, SeqCst) {
+                continue;
+            }
+            let place = *place;
+            if pass_on(runs, order, [socket.as_fd(), line.as_fd()]).is_ok() {
+                child.number = *number;
+                child.patience = None;
+                if let Some(kept) = &mut child.keeper {
+                    kept.line = line;
+                }
+                return None;
+            }
+            // It is ending. Its place stays its own until it has.
+            self.idle[place].store(false, SeqCst);
+        }
+        let taken = |place: &usize| {
+            let kept = self.children.values().filter_map(|child| child.keeper.as_ref());
+            kept.filter_map(|kept| kept.runs.as_ref()).any(|(_, theirs)| theirs == place)
+        };
+        // Without a place it ends with the run.
+        let place = (0..KEPT).find(|place| !taken(place));
+        let between = place.and_then(|place| Some((place, runs_socket().ok()?)));
+        match guardian::fork() {
+            Ok(None) => {
+                let idle = self.idle;
+                let runs = between.map(|(place, (ours, theirs))| {
+                    drop(ours);
+                    (theirs, &idle[place])
+                });
+                Some(Forked::Keeper { first: Run { role, words: words.clone(), socket, line }, runs })
+            }
+            Ok(Some(child)) => {
+                let runs = between.map(|(place, (ours, _theirs))| (ours, place));
+                let keeper = Some(Kept { line, runs });
+                self.insert(child, Child { number: *number, patience: None, keeper });
+                None
+            }
+            Err(_) => {
+                keeper::tell(&line, Told::NotStarted(libc::EAGAIN));
+                None
+            }
+        }
+    }
+
+    /// The life of a process that was just forked to be a guardian of runs.
+    fn keep(self, first: Run, runs: Option<(OwnedFd, &'static AtomicBool)>) -> ! {
+        let Server { socket, outer, life, title, tasks, slots, children, lines, .. } = self;
+        drop((socket, life, children, lines));
+        let (runs, idle) = runs.unzip();
+        Keeper { outer, runs, idle, title, tasks, slots }.serve(first)
+    }
+
     /// The life of a process that was just forked: as the guardian, and as the worker.
     fn begin(self, role: Role, words: &[OsString], streams: Streams) -> ! {
-        let Server { socket, outer, life, title, tasks, slots, .. } = self;
-        drop((socket, life));
+        let Server { socket, outer, life, title, tasks, slots, children, lines, .. } = self;
+        drop((socket, life, children, lines));
         // It has worked before.
         let _ = title.show(in_a_row(words));
         let [input, output, stderr] = streams;
@@ -218,12 +327,18 @@ impl Server {
                     if child.is_none() || status.signaled() {
                         self.sweeping.get_or_insert((Instant::now(), 0));
                     }
-                    if let Some(Child { number, .. }) = child {
-                        let ended = Report::Ended { number, exit: exit_of(status) };
-                        match status.signaled() {
-                            true => self.unswept.push(ended),
-                            false => self.reports.push_back(ended),
+                    match child {
+                        Some(Child { keeper: Some(Kept { line, .. }), .. }) if status.signaled() => {
+                            self.lines.push(line);
                         }
+                        Some(Child { number, keeper: None, .. }) => {
+                            let ended = Report::Ended { number, exit: exit_of(status) };
+                            match status.signaled() {
+                                true => self.unswept.push(ended),
+                                false => self.reports.push_back(ended),
+                            }
+                        }
+                        _ => {}
                     }
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -244,6 +359,9 @@ impl Server {
         self.sweeping = (!over).then_some((began, rounds.saturating_add(1)));
         if over {
             self.reports.extend(self.unswept.drain(..));
+            for line in self.lines.drain(..) {
+                keeper::tell(&line, Told::Ended(Exit::Signal(libc::SIGKILL)));
+            }
         }
     }
 
@@ -263,7 +381,11 @@ impl Server {
         for (guardian, child) in &mut self.children {
             if child.patience.is_some_and(|until| until <= now) {
                 child.patience = None;
-                signal(*guardian, Signal::KILL);
+                let done = child.keeper.as_ref().and_then(|kept| kept.runs.as_ref());
+                // One that stays has done it if it waits for the next run.
+                if done.is_none_or(|(_, place)| !self.idle[*place].load(SeqCst)) {
+                    signal(*guardian, Signal::KILL);
+                }
             }
         }
     }
@@ -299,33 +421,32 @@ impl Server {
         let _ = poll(&mut fds[..count], timeout.as_ref());
     }
 
-    /// The next order, if there is one.
-    fn hear(&mut self) -> Option<(Order, Option<Streams>)> {
+    /// The next order, if there is one, with what it brings along.
+    fn hear(&mut self) -> Option<(Order, Vec<OwnedFd>)> {
         if self.over.is_some() {
             return None;
         }
-        let mut bytes = [0; MAX_WORD];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let heard = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags);
-        let length = match heard {
-            Ok(message) if message.bytes > 0 => message.bytes,
-            Err(Errno::AGAIN | Errno::INTR) => return None,
-            Ok(_) | Err(_) => {
+        match receive(&self.socket) {
+            Ok(heard) => heard,
+            Err(Gone) => {
                 self.over = Some(Instant::now() + self.longest_grace + MARGIN);
-                return None;
-            }
-        };
-        let mut streams = Vec::new();
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                streams.extend(fds);
+                // Guardians that wait for a run wait no more.
+                for child in self.children.values_mut() {
+                    child.keeper.as_mut().map(|kept| kept.runs.take());
+                }
+                None
             }
         }
-        // What cannot be read is not from this program.
-        Some((Order::from_bytes(&bytes[..length])?, streams.try_into().ok()))
     }
+}
+
+/// Flags that this process shares with all that it forks from now on.
+fn shared_flags() -> io::Result<&'static [AtomicBool; KEPT]> {
+    let (size, access) = (size_of::<[AtomicBool; KEPT]>(), ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
+    let page = unsafe { mmap_anonymous(std::ptr::null_mut(), size, access, MapFlags::SHARED)? };
+    // SAFETY: the mapping is large enough, aligned to a page, zeroed (all false) and never unmapped.
+    Ok(unsafe { &*page.cast() })
 }
 
 fn signal(guardian: i32, signal: Signal) {
@@ -335,13 +456,7 @@ fn signal(guardian: i32, signal: Signal) {
     }
 }
 
-/// Whom the words describe.
-fn role(words: &[OsString]) -> Option<Role> {
-    let [_name, first, rest @ ..] = words else { return None };
-    (first == WORD).then(|| Role::from_arguments(rest.iter().cloned()).ok()).flatten()
-}
-
-fn exit_of(status: WaitStatus) -> Exit {
+pub(super) fn exit_of(status: WaitStatus) -> Exit {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Exit::Code(code),
         (None, Some(signal)) => Exit::Signal(signal),

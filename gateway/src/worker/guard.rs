@@ -15,7 +15,7 @@ use super::signals::{SignalFd, die_by};
 use super::sweep::Below;
 
 /// After this much killing, what is left cannot be killed.
-const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How much longer than the inner guardian the outer one waits: it steps in only where the inner one is stuck.
 const OUTER_MARGIN: Duration = Duration::from_secs(2);

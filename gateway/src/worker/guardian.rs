@@ -85,7 +85,7 @@ pub use elsewhere::{Guarded, Lease, start};
 #[cfg(target_os = "linux")]
 pub use linux::{Guarded, Lease, start};
 #[cfg(target_os = "linux")]
-pub(super) use linux::{Outer, WATCHED, fork, leave_terminal, start_below, threads};
+pub(super) use linux::{Outer, WATCHED, fork, leave_terminal, outlive_no_guardian, start_below, threads};
 
 #[cfg(target_os = "linux")]
 #[path = "guardian_linux.rs"]

@@ -312,7 +312,7 @@ impl Lease {
 ///
 /// By a signal that the kernel sends at the guardian's death: it interrupts whatever the threads are doing, costs
 /// nothing until then, and leaves the worker with one thread.
-fn outlive_no_guardian(guardian: Pid) {
+pub(in super::super) fn outlive_no_guardian(guardian: Pid) {
     GUARDIAN.store(guardian.as_raw_nonzero().get(), Relaxed);
     let signal = libc::SIGRTMIN() + DEATH_OF_GUARDIAN;
     // SAFETY: the action is zeroed, which is valid, and its handler makes system calls only.

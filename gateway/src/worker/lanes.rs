@@ -14,7 +14,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::crew::{Crew, Present};
 use super::desk::{Call, Desk, Done, Step};
 use super::panics;
-use crate::context::Context;
 use crate::failure::{Failure, Panic};
 use crate::map::batch::Reply;
 use crate::task::{Message, Task, Work};
@@ -138,12 +137,8 @@ impl<F> Lane<F> {
     where
         F: Task<M>,
     {
-        let cx = Context {
-            gateway: Arc::clone(&self.crew.gateway),
-            connection: self.crew.connection.clone(),
-            states: Arc::clone(&self.crew.states),
-            cancelled: call.cancelled,
-        };
+        let cancelled = call.cancelled;
+        let cx = || self.crew.context(cancelled);
         let begun = panics::caught_here(|| {
             <Cbor as Codec<F::Args>>::decode(&call.args).map(|args| self.task.work(cx, args))
         });

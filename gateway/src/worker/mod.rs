@@ -17,9 +17,13 @@ pub(crate) mod fork_server;
 #[cfg(target_os = "linux")]
 mod guard;
 pub mod guardian;
+#[cfg(target_os = "linux")]
+mod keeper;
 mod lanes;
 pub mod limits;
 mod name;
+#[cfg(target_os = "linux")]
+mod orders;
 pub(crate) mod panics;
 mod process;
 mod pty;

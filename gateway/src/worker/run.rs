@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use farcall_channel::{Incoming, Receiver, RecvError, SendError, Sender};
 
-use crate::context::Context;
 use crate::failure::{Failure, Panic};
 use crate::task::{Message, Task, Work};
 use crate::wire::{Order, Reply};
@@ -57,12 +56,7 @@ where
     };
     present.started();
     let cancelled = Arc::new(AtomicBool::new(false));
-    let cx = Context {
-        gateway: Arc::clone(&crew.gateway),
-        connection: crew.connection.clone(),
-        states: Arc::clone(&crew.states),
-        cancelled: Arc::clone(&cancelled),
-    };
+    let cx = || crew.context(Arc::clone(&cancelled));
     let outcome = match panics::caught_here(|| task.work(cx, args)) {
         Err(panic) => Err(panic),
         Ok(Work::Async(work)) => {

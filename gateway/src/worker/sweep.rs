@@ -98,6 +98,17 @@ impl<'a> Below<'a> {
         met
     }
 
+    /// Watches another child.
+    pub(super) fn watch(&mut self, child: Pid) {
+        self.watched = Some(child);
+        self.status = None;
+    }
+
+    /// Who sweeps.
+    pub(super) fn myself(&self) -> Pid {
+        self.myself
+    }
+
     /// How the watched child ended, once it has been reaped here.
     pub(super) fn status(&self) -> Option<WaitStatus> {
         self.status

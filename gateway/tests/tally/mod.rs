@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use farcall_test_support::descendants;
 
-use crate::gateways::{serves_all, until};
+use crate::gateways::{alive, serves_all, until};
 
 /// The first argument that makes a program do what is counted rather than run tests.
 pub(crate) const PLAY: &str = "--play";
@@ -52,8 +52,12 @@ impl Tally {
     pub(crate) fn now() -> Tally {
         let below = descendants(std::process::id());
         let (servers, others): (Vec<u32>, Vec<u32>) = below.into_iter().partition(|pid| serves_all(*pid));
-        assert_eq!(servers.len(), 1, "all are forked by one process");
-        Tally { own: Held::by(std::process::id()), server: Held::by(servers[0]), below: others.len() }
+        // What it keeps ready is below it, and may end any moment.
+        let (server, kept) = servers.split_first().expect("all are forked by one process");
+        let its_own = descendants(*server);
+        let is_its_own = |kept: &u32| its_own.contains(kept) || !alive(*kept);
+        assert!(kept.iter().all(is_its_own), "all are forked by one process");
+        Tally { own: Held::by(std::process::id()), server: Held::by(*server), below: others.len() }
     }
 
     /// Descriptors of what has just ended may be open for a moment yet: the least of some looks is what stays.
