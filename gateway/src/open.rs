@@ -257,9 +257,8 @@ fn fork_server(program: &Path) -> ForkServer {
 
 /// What forks workers of the running program.
 #[cfg(target_os = "linux")]
-pub(crate) fn own_fork_server() -> Result<ForkServer, OpenError> {
-    let program = this_program().map_err(OpenError::Program)?;
-    Ok(fork_server(program.local()))
+pub(crate) fn own_fork_server() -> io::Result<ForkServer> {
+    Ok(fork_server(this_program()?.local()))
 }
 
 /// The name and the arguments of a worker.

@@ -52,6 +52,7 @@ fn main() {
         plain("times_of_any_length_are_taken", times_of_any_length_are_taken),
         plain("no_runtime_is_needed", no_runtime_is_needed),
         plain("prints_of_a_process_are_told", prints_of_a_process_are_told),
+        plain("a_run_whose_guardian_is_killed_leaves_nothing", a_run_whose_guardian_is_killed_leaves_nothing),
     ];
     local_tasks::main(tests);
 }
@@ -142,6 +143,25 @@ async fn a_dropped_run_leaves_nothing() {
     run.abort();
     until("the process that computes is gone", || !alive(pid)).await;
     until("all are reaped", || zombies() == 0).await;
+}
+
+async fn a_run_whose_guardian_is_killed_leaves_nothing() {
+    // The second starts what forks, so that the third has a guardian that stays.
+    for _ in 0..2 {
+        local::run(square, (1,)).await.expect("a value");
+    }
+    let (_folder, file) = temporary();
+    let run = tokio::spawn(local::run(spin, (file.clone(),)));
+    let pid = written(&file).await;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let guardian = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+    let guardian = Pid::from_raw(guardian.expect("a parent")).expect("a number");
+    rustix::process::kill_process(guardian, rustix::process::Signal::KILL).expect("kill");
+    assert_eq!(killed_by(run.await.expect("no panic")), libc::SIGKILL);
+    assert!(!alive(pid));
+    assert_eq!(local::run(square, (3,)).await.expect("a value"), 9);
+    let below = || farcall_test_support::descendants(std::process::id());
+    until("a guardian that has nothing to do ends", || below().len() == 1).await;
 }
 
 async fn a_time_limit_ends_what_computes() {

@@ -124,11 +124,19 @@ async fn relay() {
     let (say, mut said) = local::pipe().expect("a pipe");
     let deaf = Options::new().open(deaf, (say,)).await.expect("a handle");
     said.recv().await.expect("it is deaf by now");
+    // Without a handle, and by the short way, which is open by now.
+    let (say, mut said) = local::pipe().expect("a pipe");
+    let run = tokio::spawn(local::run(self::deaf, (say,)));
+    said.recv().await.expect("it is deaf by now");
     println!("ready");
     let number = relay.next().await;
     println!("told {number}");
     println!("held {:?}", held.wait().await);
     println!("deaf {:?}", deaf.wait().await);
+    match run.await.expect("no panic") {
+        Err(local::RunError::Killed { signal, .. }) => println!("run Signal({signal})"),
+        other => println!("run {other:?}"),
+    }
     // The program goes on, and may start others.
     assert!(local::run(nothing, ()).await.is_ok());
     println!("end");
@@ -267,6 +275,7 @@ fn signals_are_relayed() -> Result {
         assert_eq!(program.line(), format!("told {}", signal.as_raw()));
         assert_eq!(program.line(), format!("held Some({name})"));
         assert_eq!(program.line(), format!("deaf Some({name})"), "it is deaf to another signal");
+        assert_eq!(program.line(), format!("run {name}"));
         assert_eq!(program.line(), "end");
         program.ended(Duration::from_secs(50));
         program.all_gone(GONE);
@@ -281,6 +290,7 @@ fn an_interrupt_that_is_ignored_becomes_a_kill() -> Result {
     assert_eq!(program.line(), "told 2");
     assert_eq!(program.line(), "held Some(Signal(2))");
     assert_eq!(program.line(), "deaf Some(Signal(9))");
+    assert_eq!(program.line(), "run Signal(9)");
     assert_eq!(program.line(), "end");
     program.ended(Duration::from_secs(50));
     program.all_gone(GONE);

@@ -74,7 +74,8 @@ impl Once {
         }
         let system = |error: rustix::io::Errno| RunError::System(error.into());
         let driver = crate::open::driver().map_err(|error| RunError::of_open(OpenError::Driver(error)))?;
-        let server = crate::open::own_fork_server().map_err(RunError::of_open)?;
+        let server = crate::open::own_fork_server();
+        let server = server.map_err(|error| RunError::of_open(OpenError::Program(error)))?;
         let spec = options.spec();
         let Some(id) = Id::take(spec.asked_id()) else { return Ok(None) };
         // Before the start: a signal that reaches the program in the meantime is for this one too.
