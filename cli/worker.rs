@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // A worker goes no further.
-    farcall::init(tasks::tasks());
+    farcall::init_twin(tasks::tasks());
     eprintln!("farcall-worker: this is the part of farcall that it starts on hosts; start farcall itself");
     ExitCode::from(2)
 }

@@ -77,11 +77,40 @@ pub fn init(tasks: Tasks) {
     }
 }
 
+/// As [`init`], for a program that is nothing but a worker: a lean twin with the same tasks, which others ship as
+/// [`Program`](crate::Program). It returns if no coordinator has started it, and opens no gateways then; what a coordinator
+/// needs at its start is left out of the program.
+pub fn init_twin(tasks: Tasks) {
+    if let Err(error) = serve_if_worker(tasks) {
+        eprintln!("{error}");
+        std::process::exit(70);
+    }
+}
+
 /// As [`init`], but what is wrong is returned. In a worker it does not return, as `init`.
 ///
 /// # Errors
 /// See [`InitError`]; no gateway can be opened then.
 pub fn try_init(tasks: Tasks) -> Result<(), InitError> {
+    let tasks = serve_if_worker(tasks)?;
+    let log = std::env::var("FARCALL_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = match &log {
+        None => None,
+        Some(value) => match crate::log::filter(value) {
+            Ok(filter) => Some(filter),
+            Err(reason) => return Err(InitError::Log { value: value.clone(), reason }),
+        },
+    };
+    let initialised = Initialised { tasks: Arc::new(tasks), log, environment: environment() };
+    PROGRAM.set(initialised).map_err(|_| InitError::Twice)?;
+    if let Some(filter) = filter {
+        crate::log::print(filter);
+    }
+    Ok(())
+}
+
+/// Returns the tasks unless this process was started as a worker.
+fn serve_if_worker(tasks: Tasks) -> Result<Tasks, InitError> {
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next();
     tasks.check()?;
@@ -107,20 +136,7 @@ pub fn try_init(tasks: Tasks) -> Result<(), InitError> {
             }
         }
     }
-    let log = std::env::var("FARCALL_LOG").ok().filter(|filter| !filter.is_empty());
-    let filter = match &log {
-        None => None,
-        Some(value) => match crate::log::filter(value) {
-            Ok(filter) => Some(filter),
-            Err(reason) => return Err(InitError::Log { value: value.clone(), reason }),
-        },
-    };
-    let initialised = Initialised { tasks: Arc::new(tasks), log, environment: environment() };
-    PROGRAM.set(initialised).map_err(|_| InitError::Twice)?;
-    if let Some(filter) = filter {
-        crate::log::print(filter);
-    }
-    Ok(())
+    Ok(tasks)
 }
 
 fn environment() -> BTreeMap<String, String> {

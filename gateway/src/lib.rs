@@ -90,7 +90,7 @@ pub use group::{
     Which,
 };
 pub use host::{Info, RunningTask, Status};
-pub use init::{InitError, init, try_init};
+pub use init::{InitError, init, init_twin, try_init};
 pub use isolated::{Isolated, IsolatedError, Slot};
 pub use map::{
     GatewayProgress, GatewayState, Input, ItemError, Map, MapBuilder, MapError, OnError, Progress,

@@ -3,16 +3,17 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::field::{Field, Visit};
-use tracing::{Level, Subscriber};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, Subscriber, span};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::layer::SubscriberExt;
 
 /// Events that wait for a slow coordinator; more are dropped, and counted.
 const BACKLOG: usize = 1024;
@@ -87,20 +88,42 @@ pub(crate) struct Event {
 /// program has a subscriber of its own.
 pub(crate) fn forward(filter: Targets, own: Option<u64>) -> Option<mpsc::Receiver<Event>> {
     let (queue, events) = mpsc::channel(BACKLOG);
-    let forward = Forward { queue, own, dropped: Arc::default() };
-    let subscriber = tracing_subscriber::registry().with(forward.with_filter(filter));
-    tracing::subscriber::set_global_default(subscriber).ok()?;
+    let forward = Forward { filter, queue, own, dropped: Mutex::default() };
+    tracing::subscriber::set_global_default(forward).ok()?;
     Some(events)
 }
 
+/// Spans are not told, so it keeps none.
 struct Forward {
+    filter: Targets,
     queue: mpsc::Sender<Event>,
     own: Option<u64>,
-    dropped: Arc<Mutex<u64>>,
+    dropped: Mutex<u64>,
 }
 
-impl<S: Subscriber> Layer<S> for Forward {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+impl Subscriber for Forward {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.would_enable(metadata.target(), metadata.level())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        let named = self.filter.iter().map(|(_, level)| level);
+        named.chain(self.filter.default_level()).max()
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
         let metadata = event.metadata();
         let mut text = Text { text: String::new(), channel: None };
         event.record(&mut text);

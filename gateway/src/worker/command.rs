@@ -7,6 +7,7 @@ use bytes::Bytes;
 use farcall_channel::{Channel, Raw, Receiver, Sender};
 use tokio::io::AsyncWriteExt;
 
+use super::background;
 use super::child::{
     Control, Event, HELD_OPEN, Input, Launch, Output as To, Running, SignalError, Size, SpawnError, Status,
     Stdin, Whom,
@@ -21,7 +22,7 @@ const MARGIN: Duration = Duration::from_millis(500);
 pub(super) fn start(channel: Channel<CommandReport, CommandOrder>, crew: &Arc<Crew>) {
     match crew.starter() {
         // Ends with the command, with its holder, or with the runtime when the worker ends; nobody waits for it.
-        Ok(runtime) => drop(runtime.spawn(live(channel, crew.command()))),
+        Ok(runtime) => drop(background::spawn_on(&runtime, live(channel, crew.command()))),
         Err(error) => {
             let message = format!("cannot start a thread: {error}");
             // A new channel has room.

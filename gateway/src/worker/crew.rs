@@ -89,17 +89,12 @@ pub(crate) fn runtime_of(slots: usize) -> io::Result<Runtime> {
 /// Whether so many threads can be had at once. A runtime that gets only some of those that it wants panics, and its first ones
 /// may hang.
 fn probe(count: usize) -> io::Result<()> {
-    let (hold, held) = std::sync::mpsc::channel::<()>();
-    let held = Arc::new(Mutex::new(held));
-    let wait = |held: Arc<Mutex<std::sync::mpsc::Receiver<()>>>| {
-        // Ends when the other end is dropped.
-        move || {
-            let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        }
-    };
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let wait = |gate: Arc<Mutex<()>>| move || drop(gate.lock());
     let threads: Vec<_> =
-        (0..count).map(|_| std::thread::Builder::new().spawn(wait(Arc::clone(&held)))).collect();
-    drop(hold);
+        (0..count).map(|_| std::thread::Builder::new().spawn(wait(Arc::clone(&gate)))).collect();
+    drop(closed);
     for thread in threads {
         // They do not panic.
         let _ = thread?.join();

@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::crew::Crew;
-use super::name;
 use super::relay::RelayPresent;
+use super::{background, name};
 use crate::wire::{DialFamily, DialOrder, DialReport};
 
 /// How much is read at once.
@@ -25,7 +25,7 @@ const PROMPT_READS: u32 = 64;
 pub(super) fn start(channel: Channel<DialReport, DialOrder>, crew: &Arc<Crew>) {
     match crew.relays.runtime() {
         // Ends with the connection, with its holder, or with the runtime when the worker ends; `stop` waits for it.
-        Ok((runtime, present)) => drop(runtime.spawn(live(channel, present))),
+        Ok((runtime, present)) => drop(background::spawn_on(&runtime, live(channel, present))),
         // A new channel has room.
         Err(error) => {
             drop(channel.try_send(DialReport::Unreached(format!("the hub cannot start a thread: {error}"))))

@@ -5,6 +5,7 @@
 //! In the order in which a worker uses them: [`guardian::start`] before anything else, [`limits`] and [`stdio`] next,
 //! and [`child`] for every command that a coordinator asks for.
 
+mod background;
 pub mod child;
 mod command;
 pub(crate) mod command_lanes;

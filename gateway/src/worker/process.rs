@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::background;
 use super::spawn::Started;
 
 /// How a process ended.
@@ -81,7 +82,7 @@ impl Process {
         let (publish, ended) = watch::channel(None);
         let process = Arc::new(Self { pid: started.pid, life: Mutex::new(Life::Running), ended });
         // Ends when the process does; nobody waits for it.
-        runtime.spawn(await_end(Arc::clone(&process), started.pidfd, publish));
+        background::spawn_on(runtime, await_end(Arc::clone(&process), started.pidfd, publish));
         process
     }
 

@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::background;
 use super::child::{Control, Input, Launch, Output, Running, Stdin, Whom};
 use super::command::{follow, not_started, report_of, unread};
 use super::crew::Crew;
@@ -102,7 +103,7 @@ impl Relays {
 pub(super) fn start(channel: Channel<RelayReport, RelayOrder>, crew: &Arc<Crew>) {
     match crew.relays.runtime() {
         // Ends with the process, with its holder, or with the runtime when the worker ends; `stop` waits for it.
-        Ok((runtime, present)) => drop(runtime.spawn(live(channel, present))),
+        Ok((runtime, present)) => drop(background::spawn_on(&runtime, live(channel, present))),
         Err(error) => {
             let message = format!("cannot start a thread: {error}");
             // A new channel has room.

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::crew::Crew;
 use super::guardian::{Guarded, Lease};
 use super::stdio::{self, Moved, Prints};
-use super::{command, dial, early, guardian, limits, panics, relay, stream};
+use super::{background, command, dial, early, guardian, limits, panics, relay, stream};
 use crate::host::Info;
 use crate::local::serve::Calls;
 use crate::output::Printed;
@@ -242,7 +242,7 @@ impl Server {
                 {
                     eprintln!("cannot take calls: {error}");
                 }
-                tokio::spawn(hello(incoming.accept(), crew));
+                background::spawn(hello(incoming.accept(), crew));
             }
             Some(Request::Info) => {
                 let info = Info::here(self.crew.tasks.program_version(), self.crew.uptime());
@@ -253,13 +253,13 @@ impl Server {
                 // Ends with the connection.
                 Some((prints, finishing)) => {
                     let staying = self.staying.clone();
-                    drop(tokio::spawn(tell(prints, incoming.accept(), finishing, staying, crew)))
+                    drop(background::spawn(tell(prints, incoming.accept(), finishing, staying, crew)))
                 }
                 None => incoming.refuse("the prints are being read already"),
             },
             // There is nothing to say to it: the channel is refused.
             Some(Request::Cancel(number)) => self.calls.cancel(number),
-            Some(Request::Log) => drop(tokio::spawn(log(incoming.accept(), self.staying.clone()))),
+            Some(Request::Log) => drop(background::spawn(log(incoming.accept(), self.staying.clone()))),
             Some(Request::Command) => command::start(incoming.accept(), &self.crew),
             Some(Request::Relay) => relay::start(incoming.accept(), &self.crew),
             Some(Request::Dial) => dial::start(incoming.accept(), &self.crew),
@@ -276,7 +276,7 @@ impl Server {
 /// Sends the only message of a channel. It may be longer than the channel's window.
 fn answer<T: crate::task::Message>(channel: Channel<T, ()>, value: T) {
     // Ends when the peer has taken it, or is gone.
-    tokio::spawn(async move { channel.send(value).await });
+    background::spawn(async move { drop(channel.send(value).await) });
 }
 
 async fn hello(mut channel: Channel<Hello, Hello>, crew: Arc<Crew>) {

@@ -11,7 +11,7 @@ use farcall_channel::{Incoming, Raw, Receiver, SendError, Sender};
 
 use super::crew::Crew;
 use super::desk::{Desk, Stop};
-use super::{command_lanes, lanes};
+use super::{background, command_lanes, lanes};
 use crate::map::batch::{self, Order, Records, Reply};
 use crate::map::stream::Plan;
 use crate::task::Task;
@@ -58,7 +58,7 @@ fn serve(
     let (replies, mut orders) = incoming.accept_with::<Bytes, Bytes, Raw>().split();
     let crew = Arc::clone(crew);
     // Ends with the stream or the connection; nobody waits for it.
-    tokio::spawn(async move {
+    background::spawn(async move {
         let Ok(Some(plan)) = orders.recv().await else { return };
         let plan: Plan = match farcall_channel::from_bytes(&plan) {
             Ok(plan) => plan,
@@ -78,9 +78,9 @@ fn serve(
         // How it went shows when the next is sent.
         let _ = replies.send(slots_told.into()).await;
         // Each ends when the desk is closed.
-        let writing = tokio::spawn(write(Arc::clone(&desk), replies));
+        let writing = background::spawn(write(Arc::clone(&desk), replies));
         if let Some(limit) = limit {
-            tokio::spawn(watch(Arc::clone(&desk), limit));
+            background::spawn(watch(Arc::clone(&desk), limit));
         }
         let closing = Closing(Arc::clone(&desk));
         tokio::select! {
@@ -127,7 +127,7 @@ async fn read(desk: &Arc<Desk>, orders: &mut Receiver<Bytes, Raw>) {
 fn look_after(desk: &Arc<Desk>, lane: usize, run: u64) {
     let desk = Arc::clone(desk);
     // Ends by itself; nobody waits for it.
-    tokio::spawn(async move {
+    background::spawn(async move {
         tokio::time::sleep(OBEY).await;
         desk.tell_stuck(lane, run);
     });
