@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     farcall::init(tasks::tasks());
     let done = match Assignment::from_args(std::env::args().skip(1)) {
         Some(assignment) => measure(&assignment),
-        None => compare::compare(),
+        None => worker::build().and_then(|()| compare::compare()),
     };
     match done {
         Ok(code) => code,

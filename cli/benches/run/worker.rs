@@ -1,5 +1,7 @@
 //! The worker that the program ships: how fast it is there, what it weighs on the way, and what it takes while it is idle.
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use farcall::ssh::ConfigFiles;
@@ -10,9 +12,34 @@ use crate::assignment::Assignment;
 use crate::times::{median, milliseconds};
 use crate::{farm, peers};
 
-/// The lean twin, as built beside the program.
+/// The profile that the lean twin is shipped in, which is not the benchmark's.
+const PROFILE: &str = "worker";
+
+/// Where cargo puts what it builds for this platform.
+fn folder() -> &'static Path {
+    let here = Path::new(env!("CARGO_BIN_EXE_farcall-worker"));
+    here.ancestors().nth(2).expect("cargo gives each profile a folder")
+}
+
+/// Builds the lean twin with the cargo that runs this benchmark.
+pub(crate) fn build() -> Result<(), Failure> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let target = folder().parent().expect("the platform is named");
+    let built = Command::new(cargo)
+        .args(["build", "--locked", "--profile", PROFILE, "--bin", "farcall-worker", "--target-dir"])
+        .arg(target)
+        // cargo reads its configuration from where it runs.
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()?;
+    if built.success() { Ok(()) } else { Err("farcall-worker does not build here".into()) }
+}
+
+/// The lean twin, as it was built.
 fn program() -> Program {
-    Program::at(env!("CARGO_BIN_EXE_farcall-worker"))
+    let path: PathBuf = folder().join(PROFILE).join("farcall-worker");
+    Program::at(path)
 }
 
 /// Bytes that a first delivery sends to a shell.
