@@ -74,8 +74,8 @@ use crate::task::Task;
 
 /// Runs one function in a fresh process, which has ended when this returns.
 ///
-/// Ends of [`pipe`]s in the arguments, and in the value, are handed over as descriptors. With more than the usual:
-/// [`Options::run`].
+/// Ends of [`pipe`]s in the arguments, and in the value, are handed over as descriptors. What the function prints is not told:
+/// [`open`] has a handle that tells it. With more than the usual: [`Options::run`].
 ///
 /// Cancel safety: dropping it ends the function and its process. A function that waits is dropped where it waits; one that
 /// computes is killed after the grace, half a second.
