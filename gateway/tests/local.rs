@@ -12,29 +12,30 @@ use bytes::Bytes;
 use farcall::ExitStatus;
 use farcall::local::{self, Options, Pool, RunError, State, Worker};
 use gateways::{alive, plain, serves_all, until};
+use libtest_mimic::Trial;
 use local_tasks::{
     Odd, STUCK, ask, close_all, descriptors, exit, fail, family, fill, gone, hold, ignore_interrupts, kill,
-    killed_by, length, odd, offspring, panics, patient, print, raise, settings, signals, spin, square,
-    temporary, unreadable, unsendable, written, zombies,
+    killed_by, length, odd, offspring, open_short_way, panics, patient, print, raise, settings, signals,
+    spin, square, temporary, unreadable, unsendable, without_runtime, written, zombies,
 };
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 fn main() {
     let tests = [
-        plain("values_errors_and_panics_come_back", values_errors_and_panics_come_back),
-        plain("how_a_process_ends_is_told", how_a_process_ends_is_told),
-        plain("what_cannot_be_read_or_sent_is_told", what_cannot_be_read_or_sent_is_told),
+        both_ways("values_errors_and_panics_come_back", values_errors_and_panics_come_back),
+        both_ways("how_a_process_ends_is_told", how_a_process_ends_is_told),
+        both_ways("what_cannot_be_read_or_sent_is_told", what_cannot_be_read_or_sent_is_told),
         plain("a_start_that_takes_too_long_is_ended", a_start_that_takes_too_long_is_ended),
-        plain("long_arguments_and_values_pass", long_arguments_and_values_pass),
-        plain("a_process_is_gone_when_its_run_returns", a_process_is_gone_when_its_run_returns),
-        plain("a_dropped_run_leaves_nothing", a_dropped_run_leaves_nothing),
-        plain("a_time_limit_ends_what_computes", a_time_limit_ends_what_computes),
+        both_ways("long_arguments_and_values_pass", long_arguments_and_values_pass),
+        both_ways("a_process_is_gone_when_its_run_returns", a_process_is_gone_when_its_run_returns),
+        both_ways("a_dropped_run_leaves_nothing", a_dropped_run_leaves_nothing),
+        both_ways("a_time_limit_ends_what_computes", a_time_limit_ends_what_computes),
         plain("options_hold_in_the_process", options_hold_in_the_process),
         plain("a_memory_limit_holds", a_memory_limit_holds),
-        plain("signals_are_at_their_defaults", signals_are_at_their_defaults),
-        plain("no_descriptor_is_inherited", no_descriptor_is_inherited),
-        plain("children_have_children", children_have_children),
-        plain("a_task_that_closes_everything_is_told", a_task_that_closes_everything_is_told),
+        both_ways("signals_are_at_their_defaults", signals_are_at_their_defaults),
+        both_ways("no_descriptor_is_inherited", no_descriptor_is_inherited),
+        both_ways("children_have_children", children_have_children),
+        both_ways("a_task_that_closes_everything_is_told", a_task_that_closes_everything_is_told),
         plain("states_advance_and_the_status_is_known", states_advance_and_the_status_is_known),
         plain("a_kill_from_outside_is_noticed_at_once", a_kill_from_outside_is_noticed_at_once),
         plain("signals_reach_the_process", signals_reach_the_process),
@@ -57,6 +58,18 @@ fn main() {
     local_tasks::main(tests);
 }
 
+/// A test of runs, as they are in a program that has just begun, and by the short way.
+fn both_ways<F: Future<Output = ()> + Send + 'static>(name: &str, test: fn() -> F) -> Vec<Trial> {
+    let short = Trial::test(format!("{name}::by_the_short_way"), move || {
+        gateways::run(Box::pin(async move {
+            open_short_way().await;
+            test().await;
+        }));
+        Ok(())
+    });
+    plain(name, test).into_iter().chain([short]).collect()
+}
+
 // ---- run ---------------------------------------------------------------------------------------------------------
 
 async fn values_errors_and_panics_come_back() {
@@ -71,6 +84,7 @@ async fn values_errors_and_panics_come_back() {
         Err(RunError::Panicked(panic)) => {
             assert_eq!(panic.message, "of rage");
             assert!(panic.location.contains("local_tasks"), "{}", panic.location);
+            assert!(panic.backtrace.contains("local_tasks::panics"), "{}", panic.backtrace);
         }
         other => panic!("{other:?}"),
     }
@@ -299,6 +313,7 @@ async fn an_ignored_interrupt_becomes_a_kill() {
     let options = Options::new().grace(Duration::from_millis(300));
     let process = options.open(ignore_interrupts, (file.clone(),)).await.expect("a handle");
     written(&file).await;
+    process.wait_for(State::Running).await;
     let began = Instant::now();
     process.interrupt().expect("a signal");
     assert_eq!(process.wait().await, Some(ExitStatus::Signal(9)));
@@ -399,25 +414,6 @@ async fn times_of_any_length_are_taken() {
     process.wait_for(State::Running).await;
     process.terminate().expect("a signal");
     assert_eq!(process.wait_timeout(ever).await, Some(ExitStatus::Signal(libc::SIGTERM)));
-}
-
-/// Polls a future on this thread, of which no runtime knows.
-fn without_runtime<F: Future>(future: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl std::task::Wake for Unpark {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    assert!(tokio::runtime::Handle::try_current().is_err());
-    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
-    let mut future = std::pin::pin!(future);
-    loop {
-        match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
-            std::task::Poll::Ready(output) => return output,
-            std::task::Poll::Pending => std::thread::park(),
-        }
-    }
 }
 
 async fn no_runtime_is_needed() {

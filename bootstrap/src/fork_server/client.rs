@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
@@ -203,6 +204,14 @@ impl Run {
     pub fn kill(&self) {
         // A server that is gone has taken it along. One that does not read is stopped, and nothing helps.
         let _ = self.server.link.say_now(&Order::Kill { number: self.number }.to_bytes(), &[]);
+    }
+
+    /// Whether the fork server has ended.
+    pub fn has_lost_its_server(&self) -> bool {
+        // Of the socket, since what is told by it is heard a moment later.
+        let mut fds = [PollFd::new(self.server.link.socket.get_ref(), PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut fds, Some(&at_once)).is_ok_and(|ended| ended > 0)
     }
 }
 

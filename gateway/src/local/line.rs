@@ -13,6 +13,8 @@ pub(crate) const WORD: usize = 5;
 pub(crate) enum Ask {
     /// To hand on the signal of this number.
     Signal(i32),
+    /// To kill the process with all that it has started.
+    Kill,
 }
 
 /// What a guardian tells: one thing, once.
@@ -26,13 +28,16 @@ pub(crate) enum Told {
 
 impl Ask {
     pub(crate) fn to_bytes(self) -> [u8; WORD] {
-        let Ask::Signal(number) = self;
-        word(b's', number)
+        match self {
+            Ask::Signal(number) => word(b's', number),
+            Ask::Kill => word(b'k', 0),
+        }
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Ask> {
         match split(bytes)? {
             (b's', number) => Some(Ask::Signal(number)),
+            (b'k', _) => Some(Ask::Kill),
             _ => None,
         }
     }
@@ -75,7 +80,9 @@ mod tests {
 
     #[test]
     fn words_are_read_as_they_are_said() {
-        assert_eq!(Ask::from_bytes(&Ask::Signal(15).to_bytes()), Some(Ask::Signal(15)));
+        for ask in [Ask::Signal(15), Ask::Kill] {
+            assert_eq!(Ask::from_bytes(&ask.to_bytes()), Some(ask));
+        }
         for exit in [Exit::Code(-1), Exit::Signal(9), Exit::Unknown] {
             assert_eq!(Told::from_bytes(&Told::Ended(exit).to_bytes()), Some(Told::Ended(exit)));
         }

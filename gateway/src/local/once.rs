@@ -15,8 +15,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farcall_bootstrap::Exit;
 use farcall_bootstrap::fork_server::Run;
+use farcall_bootstrap::{Class, Exit, LaunchError, Step};
 
 use super::child::sleep;
 use super::error::RunError;
@@ -41,7 +41,8 @@ pub(super) struct Once {
     id: Id,
     socket: Socket,
     line: Arc<Line>,
-    assembly: Assembly,
+    /// Whether the call may be sent to another process, if this one has not read it.
+    repeatable: bool,
     grace: Duration,
     driver: tokio::runtime::Handle,
     /// For signals that reach the program.
@@ -60,7 +61,9 @@ impl Line {
         self.socket.try_send(&Ask::Signal(number).to_bytes(), &[]).map(drop)
     }
 
+    /// By its guardian, and by the fork server where that is stopped: each may have no ear for it, or no room.
     pub(super) fn kill(&self) {
+        let _ = self.socket.try_send(&Ask::Kill.to_bytes(), &[]);
         self.run.kill();
     }
 }
@@ -82,7 +85,9 @@ impl Once {
         let member = Member::join();
         let (socket, theirs) = Socket::pair().map_err(RunError::System)?;
         let (line, guardian) = Socket::pair().map_err(RunError::System)?;
-        let (socket, line) = (socket.without_waiting_for_room(), line.without_waiting_for_room());
+        // A time limit begins when the call has been read, and room tells that.
+        let socket = if options.time_limit.is_some() { socket } else { socket.without_waiting_for_room() };
+        let line = line.without_waiting_for_room();
         // A new socket has room for a chunk.
         let (message, sockets) = call.numbered(0);
         socket.try_send(message, sockets).map_err(system)?;
@@ -94,23 +99,26 @@ impl Once {
         let line = Arc::new(Line { socket: line, run });
         member.ordered(&line);
         let grace = options.grace_or_usual();
-        Ok(Some(Once { id, socket, line, assembly: Assembly::default(), grace, driver, _member: member }))
+        let repeatable = call.is_repeatable();
+        Ok(Some(Once { id, socket, line, repeatable, grace, driver, _member: member }))
     }
 
-    /// The reply. The process has ended when this returns.
-    pub(super) async fn outcome(mut self, options: &Options) -> Result<Received, RunError> {
+    /// The reply. The process has ended when this returns. `None` if it has never begun, since the fork server ended, and is to be
+    /// started in another way.
+    pub(super) async fn outcome(self, options: &Options) -> Result<Option<Received>, RunError> {
         let start_limit = options.start_limit_or_usual();
+        let mut assembly = Assembly::default();
         let received = match options.time_limit {
-            None => self.received(start_limit).await?,
+            None => self.received(&mut assembly, start_limit).await?,
             Some(limit) => {
-                let deadline = sleep(&self.driver, limit);
-                let received = {
-                    let received = self.received(start_limit);
-                    tokio::select! {
-                        biased;
-                        received = received => Some(received?),
-                        () = deadline => None,
-                    }
+                let deadline = async {
+                    self.socket.all_read().await;
+                    sleep(&self.driver, limit).await;
+                };
+                let received = tokio::select! {
+                    biased;
+                    received = self.received(&mut assembly, start_limit) => Some(received?),
+                    () = deadline => None,
                 };
                 match received {
                     Some(received) => received,
@@ -126,7 +134,7 @@ impl Once {
                 // That the process closes it as it ends need not wake anybody.
                 self.socket.rest();
                 self.ended().await;
-                Ok(received)
+                Ok(Some(received))
             }
             Ok(Some(_)) | Err(RecvFault::Malformed) => {
                 self.kill().await;
@@ -139,9 +147,16 @@ impl Once {
             // A function may have closed the socket without ending its process, which is of no use any more.
             Ok(None) | Err(RecvFault::Cut) => {
                 let told = self.ended().await;
+                if assembly.unread && self.repeatable && self.line.run.has_lost_its_server() {
+                    return Ok(None);
+                }
                 Err(match told {
-                    Told::NotStarted(errno) => RunError::System(io::Error::from_raw_os_error(errno)),
-                    Told::Ended(exit) if self.assembly.unread => {
+                    Told::NotStarted(errno) => {
+                        let error = LaunchError::new(Step::Start, Class::Exec, PLACE);
+                        let error = error.because(io::Error::from_raw_os_error(errno));
+                        RunError::of_open(OpenError::Launch(error))
+                    }
+                    Told::Ended(exit) if assembly.unread => {
                         RunError::of_open(OpenError::Ended { end: self.end(exit) })
                     }
                     Told::Ended(exit) => RunError::of_end(self.end(exit)),
@@ -152,13 +167,14 @@ impl Once {
 
     /// What comes from the process, which has to begin within the limit.
     async fn received(
-        &mut self,
+        &self,
+        assembly: &mut Assembly,
         start_limit: Duration,
     ) -> Result<Result<Option<Received>, RecvFault>, RunError> {
         let late = sleep(&self.driver, start_limit);
         tokio::select! {
             biased;
-            received = self.socket.recv(&mut self.assembly) => return Ok(received),
+            received = self.socket.recv(assembly) => return Ok(received),
             () = late => {}
         }
         if self.socket.is_unread() {
@@ -166,7 +182,7 @@ impl Once {
             let place = PLACE.to_owned();
             return Err(RunError::of_open(OpenError::Silent { place }));
         }
-        Ok(self.socket.recv(&mut self.assembly).await)
+        Ok(self.socket.recv(assembly).await)
     }
 
     fn end(&self, exit: Exit) -> Arc<GatewayEnd> {
@@ -186,7 +202,7 @@ impl Once {
 
     async fn kill(&self) -> Told {
         for _ in 0..AFTERMATH.as_millis() / AGAIN.as_millis() {
-            // Again, since the fork server may have had no ear for it.
+            // Again, since nobody may have had an ear for it.
             self.line.kill();
             let deadline = sleep(&self.driver, AGAIN);
             tokio::select! {

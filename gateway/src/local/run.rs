@@ -14,8 +14,9 @@ pub(super) async fn run<F: Task<M>, M>(
     #[cfg(target_os = "linux")]
     if !F::HAS_CONTEXT
         && let Some(process) = super::once::Once::start(options, &mut call)?
+        && let Some(received) = process.outcome(options).await?
     {
-        return value_in(process.outcome(options).await?);
+        return value_in(received);
     }
     let mut child = Child::start(options, Some(&mut call)).await?;
     match child.exchange_within(&mut call, options.time_limit).await? {

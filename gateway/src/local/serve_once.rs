@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::serve::{Kind, Stage, answer_to};
 use super::socket::{Assembly, Socket};
-use super::wire::asked;
+use super::wire::{self, asked};
 use crate::role::Role;
 use crate::tasks::Tasks;
+use crate::wire::Reply;
 use crate::worker::crew::{all_threads, runtime_of};
 
 /// Serves the call that waits in the socket.
@@ -26,7 +27,14 @@ fn serve_on(socket: &Socket, tasks: &Tasks, slots: usize, limit: Duration) -> Op
     let mut received = socket.recv_blocking(&mut Assembly::default()).ok()??;
     let descriptors = std::mem::take(&mut received.descriptors);
     let asked = asked(received.bytes())?;
-    let runtime = runtime_of(slots).ok()?;
+    let runtime = match runtime_of(slots) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let reason = format!("there is no runtime for the task: {error}");
+            let (message, ends) = wire::reply(asked.number, &Reply::<()>::Refused(reason));
+            return socket.send_blocking(&message, &ends).ok();
+        }
+    };
     let (message, ends) = {
         // For plain functions, which run here.
         let _entered = runtime.enter();

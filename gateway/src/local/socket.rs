@@ -444,8 +444,24 @@ impl Socket {
 
     /// Waits for the end of the other side, which is known to send nothing more.
     pub(crate) async fn ended(&self) {
+        match self.reactor() {
+            Ok(reactor) => drop(reactor.readable().await),
+            // It cannot be known, and whoever takes this for the end would end what is still wanted.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the other side has read all that was sent to it, or is gone. Where that cannot be known, it is taken to have.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn all_read(&self) {
         let Ok(reactor) = self.reactor() else { return };
-        let _ = reactor.readable().await;
+        while let Ok(mut room) = reactor.writable().await {
+            if !self.is_unread() {
+                return;
+            }
+            // Told anew when something was read, also if that was in between.
+            room.clear_ready();
+        }
     }
 
     /// Whether the other side has not read all that was sent to it.

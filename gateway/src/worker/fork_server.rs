@@ -33,7 +33,7 @@ use farcall_bootstrap::fork_server::{Order, RUN_ENDS, Report, STREAMS, in_a_row}
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-use rustix::net::{SendFlags, SocketType, send};
+use rustix::net::{SendFlags, Shutdown, SocketType, send, shutdown};
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpgid, getpgrp, getppid, kill_process, set_child_subreaper,
     setpgid, wait,
@@ -106,6 +106,14 @@ struct Child {
     patience: Option<Instant>,
     /// For guardians of runs.
     keeper: Option<Kept>,
+}
+
+impl Child {
+    /// Whether it is a guardian of runs, and its last one is over.
+    fn waits(&self, idle: &[AtomicBool; KEPT]) -> bool {
+        let runs = self.keeper.as_ref().and_then(|kept| kept.runs.as_ref());
+        runs.is_some_and(|(_, place)| idle[*place].load(SeqCst))
+    }
 }
 
 /// What there is of a guardian of runs.
@@ -247,7 +255,6 @@ impl Server {
             if !self.idle[*place].swap(false, SeqCst) {
                 continue;
             }
-            let place = *place;
             if pass_on(runs, order, [socket.as_fd(), line.as_fd()]).is_ok() {
                 child.number = *number;
                 child.patience = None;
@@ -256,8 +263,8 @@ impl Server {
                 }
                 return None;
             }
-            // It is ending. Its place stays its own until it has.
-            self.idle[place].store(false, SeqCst);
+            // It was killed, or the system refuses: then this has it end. Its place stays its own until it has.
+            let _ = shutdown(runs, Shutdown::Write);
         }
         let taken = |place: &usize| {
             let kept = self.children.values().filter_map(|child| child.keeper.as_ref());
@@ -367,8 +374,10 @@ impl Server {
 
     fn kill(&mut self, number: u64) {
         // Its number is its own as long as it is in the table.
+        let idle = self.idle;
         if let Some((guardian, child)) = self.children.iter_mut().find(|(_, child)| child.number == number)
             && child.patience.is_none()
+            && !child.waits(idle)
         {
             child.patience = Some(Instant::now() + PATIENCE);
             signal(*guardian, guardian::SWEEP);
@@ -381,9 +390,8 @@ impl Server {
         for (guardian, child) in &mut self.children {
             if child.patience.is_some_and(|until| until <= now) {
                 child.patience = None;
-                let done = child.keeper.as_ref().and_then(|kept| kept.runs.as_ref());
                 // One that stays has done it if it waits for the next run.
-                if done.is_none_or(|(_, place)| !self.idle[*place].load(SeqCst)) {
+                if !child.waits(self.idle) {
                     signal(*guardian, Signal::KILL);
                 }
             }
@@ -431,8 +439,8 @@ impl Server {
             Err(Gone) => {
                 self.over = Some(Instant::now() + self.longest_grace + MARGIN);
                 // Guardians that wait for a run wait no more.
-                for child in self.children.values_mut() {
-                    child.keeper.as_mut().map(|kept| kept.runs.take());
+                for kept in self.children.values_mut().filter_map(|child| child.keeper.as_mut()) {
+                    kept.runs = None;
                 }
                 None
             }

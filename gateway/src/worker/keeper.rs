@@ -9,7 +9,7 @@
 //! |---|---|
 //! | the process ends, in any way | all that it left is killed at once, then the end is told |
 //! | the line ends, or HUP, INT, QUIT or TERM reaches this guardian | the process may end by itself for the grace, then all is killed |
-//! | the fork server ends, or ALRM reaches this guardian | all is killed at once |
+//! | the line asks for it, the fork server ends, or ALRM reaches this guardian | all is killed at once |
 //! | this guardian is killed | the process kills what it sees below it and itself, the fork server the rest, and tells the end |
 //! | there was nothing to do for a while, or no more will come | this guardian ends |
 
@@ -84,16 +84,22 @@ impl Keeper {
                     below.watch(child);
                     guard(child, role.life.grace, &line, &life, &signals, &mut below)
                 }
-                Err(_) => Told::NotStarted(libc::EAGAIN),
+                Err(_) => {
+                    // Whoever wants the run listens there first.
+                    drop(socket);
+                    Told::NotStarted(libc::EAGAIN)
+                }
             };
+            // What could not be killed must not be taken for the next run's, which would be held up by it.
+            let stays = !below.reap();
             // Before it is told: whoever hears of it may want the next run at once.
-            if let Some(idle) = idle {
+            if let Some(idle) = idle.filter(|_| stays) {
                 idle.store(true, SeqCst);
             }
             tell(&line, told);
             drop(line);
             next = match (&runs, idle) {
-                (Some(runs), Some(idle)) => wait(runs, &signals, idle),
+                (Some(runs), Some(idle)) if stays => wait(runs, &signals, idle),
                 _ => None,
             };
         }
@@ -147,14 +153,16 @@ fn guard(
         while listening {
             let mut bytes = [0; 1 + WORD];
             match recv(line, &mut bytes, RecvFlags::DONTWAIT) {
-                Ok((length @ 1.., _)) => {
-                    if let Some(Ask::Signal(number)) = Ask::from_bytes(&bytes[1..length])
-                        && let Some(signal) = Signal::from_named_raw(number)
-                    {
-                        // It was not reaped: its number is its own.
-                        let _ = kill_process(child, signal);
+                Ok((length @ 1.., _)) => match Ask::from_bytes(&bytes[1..length]) {
+                    Some(Ask::Signal(number)) => {
+                        if let Some(signal) = Signal::from_named_raw(number) {
+                            // It was not reaped: its number is its own.
+                            let _ = kill_process(child, signal);
+                        }
                     }
-                }
+                    Some(Ask::Kill) => over = true,
+                    None => {}
+                },
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
                 Ok(_) | Err(_) => (listening, ending) = (false, true),
@@ -164,7 +172,7 @@ fn guard(
             // Beyond all clocks is never.
             due = Instant::now().checked_add(grace);
         }
-        if due.is_some_and(|due| due <= Instant::now()) {
+        if over || due.is_some_and(|due| due <= Instant::now()) {
             break;
         }
     }
@@ -187,6 +195,9 @@ fn wait(runs: &OwnedFd, signals: &SignalFd, idle: &AtomicBool) -> Option<Run> {
             Ok(0) if idle.swap(false, SeqCst) => return None,
             // The next is on its way.
             Ok(0) => {}
+            // A signal that was sent before a run is for the one before: it is off the descriptor by now only if the run was there
+            // when that was looked at.
+            Ok(_) if fds[1].revents().is_empty() => {}
             Ok(_) => match hear_run(runs) {
                 Ok(Some(run)) => return Some(run),
                 Ok(None) => {}

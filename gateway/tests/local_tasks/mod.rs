@@ -48,6 +48,9 @@ pub(crate) fn main(tests: impl IntoIterator<Item = Vec<Trial>>) {
         .add(count)
         .add(family)
         .add(close_all)
+        .add(leave)
+        .add(surroundings)
+        .add(take)
         .add(note);
     gateways::main(tasks, tests);
 }
@@ -226,6 +229,19 @@ pub(crate) fn close_all() {
     }
 }
 
+/// Leaves a process behind that has a session of its own.
+pub(crate) fn leave() -> u32 {
+    std::process::Command::new("setsid").args(["sleep", "1000"]).spawn().expect("start a daemon").id()
+}
+
+pub(crate) async fn take(_: local::PipeReceiver<u8>) {}
+
+/// Whether the parent is there for one run after another, and how many are below that.
+pub(crate) fn surroundings() -> (bool, usize) {
+    let parent = std::os::unix::process::parent_id();
+    (serves_all(parent), farcall_test_support::descendants(parent).len())
+}
+
 /// Appends a line to a file.
 pub(crate) async fn note(file: String, line: u32) {
     use std::io::Write;
@@ -246,6 +262,35 @@ pub(crate) fn temporary() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("here").to_string_lossy().into_owned();
     (folder, file)
+}
+
+/// From now on a plain run is forked by a guardian that stays: a first one and a second are started in other ways.
+pub(crate) async fn open_short_way() {
+    for _ in 0..20 {
+        if local::run(surroundings, ()).await.expect("a value").0 {
+            return;
+        }
+    }
+    panic!("all runs are started in another way");
+}
+
+/// Polls a future on this thread, of which no runtime knows.
+pub(crate) fn without_runtime<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    assert!(tokio::runtime::Handle::try_current().is_err());
+    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
 }
 
 /// The process that a task wrote into its file.
