@@ -36,7 +36,8 @@ pub struct Message {
     /// What its content was made from.
     pub stamp: u64,
     pub len: usize,
-    pub ends: Vec<Mark>,
+    /// The ends that travel in it, and whether each goes to the side where its partner was.
+    pub ends: Vec<(Mark, bool)>,
 }
 
 /// An end of a channel, wherever it is: which directions it sends and receives on.

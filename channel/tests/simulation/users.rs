@@ -121,8 +121,8 @@ impl World {
         }
     }
 
-    /// The end went away in a message.
-    fn departed(&mut self, side: usize, end: usize) -> Mark {
+    /// The end went away in a message. Also returns whether it goes home.
+    fn departed(&mut self, side: usize, end: usize) -> (Mark, bool) {
         let here = &mut self.sides[side];
         let end = here.ends[end].take().expect("it was offered");
         let returns = end.returning;
@@ -145,7 +145,7 @@ impl World {
             self.flows[into].unread = true;
             self.abandon_messages(into);
         }
-        Mark { out, into }
+        (Mark { out, into }, returns)
     }
 
     /// Withdraws a message that was not taken.
@@ -316,7 +316,7 @@ impl World {
         // The end of the connection is theirs, too.
         let lost = self.sides[side].is_lost();
         assert!(cargo || lost || message.ends.is_empty(), "ends came unannounced");
-        for (index, mark) in message.ends.into_iter().enumerate() {
+        for (index, (mark, returns)) in message.ends.into_iter().enumerate() {
             let here = &mut self.sides[side];
             // Every seventh message is one whose decoding does not take its ends.
             let wanted = number % 7 != 6;
@@ -336,7 +336,8 @@ impl World {
             if receives && mark.into.is_none() {
                 here.mux.release_receiver(key, 0);
             }
-            for flow in [mark.out, mark.into].into_iter().flatten() {
+            // The other end, on its way out, may meanwhile have arrived where this one came from.
+            for flow in [mark.out, mark.into].into_iter().flatten().filter(|_| returns) {
                 self.flows[flow].homing = false;
                 self.flows[flow].unread = false;
             }
@@ -415,12 +416,12 @@ impl World {
 
     /// Messages that nobody will decode: the ends in them are ended.
     fn abandon_messages(&mut self, flow: usize) {
-        let ends: Vec<Mark> = self.flows[flow]
+        let ends: Vec<(Mark, bool)> = self.flows[flow]
             .expected
             .iter_mut()
             .flat_map(|message| std::mem::take(&mut message.ends))
             .collect();
-        for end in ends {
+        for (end, _) in ends {
             self.abandon(end, None);
         }
     }
