@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Resource, Rlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{ChildStderr, Command};
@@ -48,7 +47,14 @@ pub(crate) enum SpawnError {
 
 /// The size of both pipes in bytes: a batch of messages fits in one write, and a child costs a fraction of the 64 MiB
 /// that a user's pipes may have together before new ones become tiny (pipe(7)).
+#[cfg(target_os = "linux")]
 pub(crate) const PIPE_SIZE: usize = 256 << 10;
+
+/// A socket whose other side is gone is an error. Apple's systems know no such flag, but the standard library has SIGPIPE ignored.
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+pub(crate) const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 /// Starts a child.
 ///
@@ -119,8 +125,10 @@ pub(crate) async fn spawn(child: Child<'_>) -> Result<Started, SpawnError> {
     let stdin = process.stdin.take().ok_or(io::Error::from(io::ErrorKind::BrokenPipe))?;
     let stdout = process.stdout.take().ok_or(io::Error::from(io::ErrorKind::BrokenPipe))?;
     // A smaller pipe works too.
-    let _ = fcntl_setpipe_size(&stdin, PIPE_SIZE);
-    let _ = fcntl_setpipe_size(&stdout, PIPE_SIZE);
+    #[cfg(target_os = "linux")]
+    for pipe in [stdin.as_fd(), stdout.as_fd()] {
+        let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
+    }
     let (process, stderr) =
         watch_child(process, child.kill, child.options.and_then(|options| options.kept.clone()));
     Ok(Started { reader: Box::new(stdout), writer: Box::new(stdin), stderr, process })
@@ -135,7 +143,7 @@ pub(crate) fn socket_with(passed: &OwnedFd) -> io::Result<(UnixStream, UnixStrea
     let descriptors = [passed.as_fd()];
     // The buffer is made for one.
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(&ours, &[io::IoSlice::new(b"!")], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(&ours, &[io::IoSlice::new(b"!")], &mut control, NO_SIGNAL)?;
     Ok((ours, theirs))
 }
 

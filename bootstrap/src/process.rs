@@ -117,6 +117,7 @@ impl Stderr {
     }
 
     /// Reads a pipe until it is closed, or nobody cares how the process ends any more.
+    #[cfg(target_os = "linux")]
     pub(crate) fn of_pipe(
         pipe: impl AsyncRead + Send + Unpin + 'static,
         exited: watch::Sender<Option<Exit>>,

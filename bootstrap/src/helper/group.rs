@@ -17,6 +17,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
+use crate::local::NO_SIGNAL;
+
 /// A helper that leads a process group. Dropping it kills the group, unless its end was waited for.
 pub(crate) struct Group {
     pub(crate) child: Child,
@@ -126,7 +128,7 @@ impl Groups {
 
     /// Never waits: a line is short, and a shell that takes none is as good as none.
     fn tell(&mut self, line: &str) {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let flags = NO_SIGNAL | SendFlags::DONTWAIT;
         self.watcher = self.watcher.take().filter(|to| send(to, line.as_bytes(), flags) == Ok(line.len()));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+#[cfg(target_os = "linux")]
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -67,6 +68,7 @@ enum Started {
 struct Worker {
     pid: u32,
     /// Names this very process, also when its number is another's.
+    #[cfg(target_os = "linux")]
     pidfd: Option<OwnedFd>,
     gateway: Weak<Inner>,
 }
@@ -93,7 +95,12 @@ impl Member {
     /// The child has started: it gets what has reached the family in the meantime.
     pub(super) fn started(&self, gateway: &Gateway) {
         let pid = gateway.pid();
-        let worker = Worker { pid, pidfd: pidfd(pid), gateway: Arc::downgrade(gateway.inner()) };
+        let worker = Worker {
+            pid,
+            #[cfg(target_os = "linux")]
+            pidfd: pidfd(pid),
+            gateway: Arc::downgrade(gateway.inner()),
+        };
         self.is(Started::Worker(worker));
     }
 
@@ -135,16 +142,11 @@ pub(super) fn members() -> Vec<Arc<Target>> {
     family().members.values().cloned().collect()
 }
 
-/// Missing on old systems, and on others than Linux.
+/// Missing on old systems.
 #[cfg(target_os = "linux")]
 fn pidfd(pid: u32) -> Option<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pidfd(_pid: u32) -> Option<OwnedFd> {
-    None
 }
 
 impl Worker {

@@ -167,8 +167,11 @@ impl Assembly {
 
 impl Socket {
     pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
-        let (one, other) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, CLOEXEC_PAIR, None)?;
+        #[cfg(target_vendor = "apple")]
+        for end in [&one, &other] {
+            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
+        }
         Ok((Socket::new(one), Socket::new(other)))
     }
 
@@ -193,7 +196,7 @@ impl Socket {
     /// A descriptor that came from elsewhere.
     pub(crate) fn adopt(fd: OwnedFd) -> Result<Socket, TravelError> {
         let is = |fd: BorrowedFd<'_>| -> rustix::io::Result<bool> {
-            Ok(rustix::net::sockopt::socket_domain(fd)? == AddressFamily::UNIX
+            Ok(rustix::net::getsockname(fd)?.address_family() == AddressFamily::UNIX
                 && rustix::net::sockopt::socket_type(fd)? == SocketType::SEQPACKET)
         };
         if is(fd.as_fd()) != Ok(true) {
@@ -238,7 +241,7 @@ impl Socket {
         let head = [flags];
         let parts = [IoSlice::new(&head), IoSlice::new(chunk)];
         loop {
-            match sendmsg(&self.fd, &parts, &mut control, how | SendFlags::NOSIGNAL) {
+            match sendmsg(&self.fd, &parts, &mut control, how | NO_SIGNAL) {
                 Err(Errno::INTR) => {}
                 sent => return sent.map(drop),
             }
@@ -503,11 +506,23 @@ fn departed(ends: &[Arc<Socket>]) {
     }
 }
 
+/// A socket whose other side is gone is an error. Apple's systems know no such flag, but the standard library has SIGPIPE ignored.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: SendFlags = SendFlags::empty();
+
 /// Descriptors that arrive must not be inherited by what this process starts.
 #[cfg(not(target_vendor = "apple"))]
 const CLOEXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 #[cfg(target_vendor = "apple")]
 const CLOEXEC: RecvFlags = RecvFlags::empty();
+
+/// Nor those of a new pair.
+#[cfg(not(target_vendor = "apple"))]
+const CLOEXEC_PAIR: SocketFlags = SocketFlags::CLOEXEC;
+#[cfg(target_vendor = "apple")]
+const CLOEXEC_PAIR: SocketFlags = SocketFlags::empty();
 
 #[cfg(test)]
 mod tests {
