@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farcall::{Gateway, GatewayState, ItemError, Spec, Tasks, map};
-use gateways::{Kind, Place, at, local, plain, until};
+use gateways::{Kind, Place, Random, at, local, plain, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn main() {
@@ -120,15 +120,6 @@ fn notes(file: &Path) -> Vec<(u64, u128, u32)> {
     text.lines().filter_map(line).collect()
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
-
 /// How a map is run whose workers are killed.
 struct Way {
     seed: u64,
@@ -150,12 +141,14 @@ struct Toll {
 async fn workers_killed_at_random_lose_and_double_nothing() {
     let (mut plain, mut isolated) = (Toll::default(), Toll::default());
     for seed in 1..=20 {
+        let by_processes = seed % 5 == 4;
         let way = Way {
             seed,
-            inputs: if seed <= 2 { 100_000 } else { 8_000 },
+            // Each of these is a call of a process.
+            inputs: if by_processes { 8_000 } else { 100_000 },
             ordered: seed % 2 == 0,
             at_most_once: seed % 4 == 3,
-            isolated: seed % 5 == 4,
+            isolated: by_processes,
         };
         let toll = if way.isolated { &mut isolated } else { &mut plain };
         kill_at_random(&way, toll).await;
