@@ -47,5 +47,6 @@ pub use error::{Class, LaunchError, Step};
 pub use hub::{Hub, HubError, HubProcess, HubStart, HubStarted};
 pub use image::Program;
 pub use launch::{Delivery, Launched, launch, launch_via};
+pub use local::PIPE_SIZE;
 pub use process::{Exit, Process, Stderr};
 pub use target::{Cache, CommandForm, CommandTarget, LaunchOptions, Target};

@@ -45,10 +45,9 @@ pub(crate) enum SpawnError {
     Start(#[from] io::Error),
 }
 
-/// The size of both pipes in bytes: a batch of messages fits in one write, and a child costs a fraction of the 64 MiB
+/// The size of the pipes between both sides in bytes: a batch of messages fits in one write, and a child costs a fraction of the 64 MiB
 /// that a user's pipes may have together before new ones become tiny (pipe(7)).
-#[cfg(target_os = "linux")]
-pub(crate) const PIPE_SIZE: usize = 256 << 10;
+pub const PIPE_SIZE: usize = 256 << 10;
 
 /// A socket whose other side is gone is an error. Apple's systems know no such flag, but the standard library has SIGPIPE ignored.
 #[cfg(not(target_vendor = "apple"))]
@@ -124,10 +123,12 @@ pub(crate) async fn spawn(child: Child<'_>) -> Result<Started, SpawnError> {
     }
     let stdin = process.stdin.take().ok_or(io::Error::from(io::ErrorKind::BrokenPipe))?;
     let stdout = process.stdout.take().ok_or(io::Error::from(io::ErrorKind::BrokenPipe))?;
-    // A smaller pipe works too.
+    // A smaller pipe works too. A worker sees to its own.
     #[cfg(target_os = "linux")]
-    for pipe in [stdin.as_fd(), stdout.as_fd()] {
-        let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
+    if child.options.is_none() {
+        for pipe in [stdin.as_fd(), stdout.as_fd()] {
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
+        }
     }
     let (process, stderr) =
         watch_child(process, child.kill, child.options.and_then(|options| options.kept.clone()));

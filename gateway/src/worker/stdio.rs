@@ -20,11 +20,6 @@ use tokio::net::unix::pipe;
 /// the next free number, or a handful of low ones, is its own.
 const HIGH: [i32; 3] = [512, 128, 3];
 
-/// Bytes that a pipe of the protocol holds: with the usual 64 KiB whoever relays it, as an SSH server does, is put to sleep and
-/// woken again for each of them.
-#[cfg(target_os = "linux")]
-const PIPE_SIZE: usize = 256 * 1024;
-
 /// The most bytes of a [`Record`].
 pub const MAX_RECORD: usize = 64 * 1024;
 
@@ -108,8 +103,9 @@ pub fn move_aside() -> Result<Moved, StdioError> {
     let (input, output) = (high(standard(0))?, high(standard(1))?);
     #[cfg(target_os = "linux")]
     for stream in [&input, &output] {
-        // Fails where it is no pipe, and where the account has used up what it may have of pipes: then it stays as it is.
-        let _ = rustix::pipe::fcntl_setpipe_size(stream, PIPE_SIZE);
+        // With the usual 64 KiB whoever relays it, as an SSH server does, is put to sleep and woken for each of them. Fails where
+        // it is no pipe, and where the account has used up what it may have of pipes: then it stays as it is.
+        let _ = rustix::pipe::fcntl_setpipe_size(stream, farcall_bootstrap::PIPE_SIZE);
     }
     let one_file = same_file(standard(1), standard(2));
 
