@@ -2,7 +2,9 @@
 
 mod program;
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use farcall_test_support::TempHome;
@@ -65,6 +67,32 @@ fn a_command_that_takes_a_program_is_a_way_as_of_containers() {
     let said = String::from_utf8_lossy(&outside.stderr);
     assert_eq!(outside.status.code(), Some(4), "{said}");
     assert!(said.contains("no such container: other"), "{said}");
+}
+
+#[test]
+fn a_worker_without_a_standard_error_keeps_apart_what_commands_print() {
+    let program = Program::alone();
+    let path = docker(&program, "exec \"$@\" 2>&-\n");
+    let line = ["run", "-w", "docker://box", "echo out; echo error >&2"];
+    let printed = program.command(&line).env("PATH", &path).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&printed.stdout), "docker://box: out\n");
+    assert_eq!(String::from_utf8_lossy(&printed.stderr), "docker://box: error\n1 ok\n");
+}
+
+#[test]
+fn a_worker_outlives_a_command_that_reads_nothing() {
+    let program = Program::alone();
+    let path = docker(&program, "exec \"$@\"\n");
+    let input = vec![b'x'; 4 << 20];
+    let mut command =
+        program.command(&["run", "-w", "docker://box", "exec <&-; sleep 0.2; echo done; exit 5"]);
+    let mut running =
+        command.env("PATH", &path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // It may end before it has read all of it.
+    let _ = running.stdin.take().unwrap().write_all(&input);
+    let printed = running.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&printed.stdout), "docker://box: done\n");
+    assert_eq!(printed.status.code(), Some(5));
 }
 
 #[test]

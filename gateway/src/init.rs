@@ -80,7 +80,12 @@ pub fn init(tasks: Tasks) {
 /// As [`init`], for a program that is nothing but a worker: a lean twin with the same tasks, which others ship as
 /// [`Program`](crate::Program). It returns if no coordinator has started it, and opens no gateways then; what a coordinator
 /// needs at its start is left out of the program.
+///
+/// It may be called from a `main` of C's kind (`#![no_main]`), before which the standard library has done nothing: standard
+/// descriptors that are closed are opened on `/dev/null`, and SIGPIPE is ignored from here on.
 pub fn init_twin(tasks: Tasks) {
+    crate::worker::stdio::open_closed();
+    crate::worker::signals::ignore_broken_pipes();
     if let Err(error) = serve_if_worker(tasks) {
         eprintln!("{error}");
         std::process::exit(70);

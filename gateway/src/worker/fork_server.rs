@@ -156,7 +156,7 @@ impl Server {
         stop_ignoring();
         // Workers can live with the limit as it is.
         let _ = limits::raise_descriptors();
-        panics::install();
+        panics::install(None);
         let watched = SignalSet::of(&guardian::WATCHED);
         let mask = watched.install();
         let signals = SignalFd::new(&watched)?;

@@ -33,7 +33,7 @@ mod relay;
 pub(crate) mod run;
 mod running;
 pub(crate) mod serve;
-mod signals;
+pub(crate) mod signals;
 mod spawn;
 pub mod stdio;
 pub(crate) mod stream;

@@ -1,9 +1,11 @@
-//! Panics of tasks: caught, with the place and the calls that led there.
+//! Panics of tasks: caught, with the place and the calls that led there. In a program whose panics end it: told by whatever
+//! outlives it.
 
 use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::task::Poll;
 
@@ -19,11 +21,20 @@ thread_local! {
     static SEEN: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 
-/// Has panics of tasks recorded instead of printed. All others go where they went before.
-pub(crate) fn install() {
+/// Whether a panic ends the process, whoever would catch it.
+pub(super) const END_THE_PROCESS: bool = cfg!(panic = "abort");
+
+/// Has panics of tasks recorded instead of printed. All others go where they went before; where they end the process, they
+/// and those of tasks go to `last_words`, if that is given.
+pub(crate) fn install(last_words: Option<OwnedFd>) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        if WATCHED.get() {
+        if END_THE_PROCESS {
+            match &last_words {
+                Some(place) => tell(place, info),
+                None => before(info),
+            }
+        } else if WATCHED.get() {
             let panic = describe(info);
             // A panic while another unwinds ends the process; of two in a row the last counts.
             SEEN.with(|seen| *seen.borrow_mut() = Some(panic));
@@ -31,6 +42,13 @@ pub(crate) fn install() {
             before(info);
         }
     }));
+}
+
+fn tell(place: &OwnedFd, info: &PanicHookInfo<'_>) {
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    let words = format!("panicked at {location}: {}\n", cut(text(info.payload())));
+    // Nobody is left who could be told of a failure.
+    let _ = rustix::io::write(place, words.as_bytes());
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> Panic {
@@ -89,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_panic_comes_with_its_place_and_calls() {
-        install();
+        install(None);
         let panic = caught_here::<()>(|| panic!("the {}", "reason")).unwrap_err();
         assert_eq!(panic.message, "the reason");
         assert!(panic.location.contains("panics.rs:"), "{}", panic.location);

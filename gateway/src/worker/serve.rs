@@ -38,11 +38,13 @@ pub(crate) fn serve(role: Role, tasks: Arc<Tasks>) -> ! {
     if let Err(error) = limits::raise_descriptors() {
         eprintln!("{error}");
     }
+    // What is printed later has no reader but this process.
+    let last_words = if panics::END_THE_PROCESS { stdio::keep_stderr().ok() } else { None };
     let moved = match stdio::move_aside() {
         Ok(moved) => moved,
         Err(error) => fail(&error),
     };
-    panics::install();
+    panics::install(last_words);
     go(role, tasks, moved, guarded, limits::slots().get())
 }
 

@@ -54,8 +54,14 @@ impl SignalSet {
     }
 }
 
+/// Has a broken pipe be an error of `write`, and no more: the standard library's start does so too.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: SIG_IGN runs no code, and the call fails for an unknown signal only.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Gives every signal that the launching side had ignored (`nohup`, a shell's `&`) its default action back, and blocks none in
-/// this thread, so that what this process starts finds it so. SIGPIPE stays ignored: here a broken pipe is an error of `write`.
+/// this thread, so that what this process starts finds it so. SIGPIPE stays ignored, as [`ignore_broken_pipes`] has it.
 pub(super) fn stop_ignoring() {
     let mut none = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set; nobody asks for the mask before; the call fails for an unknown `how` only.

@@ -6,7 +6,7 @@
 //! reach whoever launched us, until [`Prints::capture_stderr`].
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -121,7 +121,15 @@ pub fn move_aside() -> Result<Moved, StdioError> {
     Ok(moved)
 }
 
-/// The same for streams that are no standard ones: their places are taken by `/dev/null`. Prints to descriptor 2 go to
+/// One more descriptor of the standard error that there is now, for what must be heard whatever becomes of descriptor 2.
+///
+/// # Errors
+/// [`StdioError::System`].
+pub(super) fn keep_stderr() -> Result<OwnedFd, StdioError> {
+    high(standard(2))
+}
+
+/// The same as [`move_aside`] for streams that are no standard ones: their places are taken by `/dev/null`. Prints to descriptor 2 go to
 /// `stderr`.
 #[cfg(target_os = "linux")]
 pub(super) fn put_aside(input: OwnedFd, output: OwnedFd, stderr: OwnedFd) -> Result<Moved, StdioError> {
@@ -130,6 +138,19 @@ pub(super) fn put_aside(input: OwnedFd, output: OwnedFd, stderr: OwnedFd) -> Res
     rustix::stdio::dup2_stdout(&stdout.write).map_err(failed("replace the standard output"))?;
     rustix::stdio::dup2_stderr(&stderr).map_err(failed("replace the standard error"))?;
     Ok(Moved { input, output, stdout, stderr: None })
+}
+
+/// Puts `/dev/null` in the place of each standard stream that is closed, or the next file would take its number: the standard
+/// library's start does so too.
+pub(crate) fn open_closed() {
+    for number in 0..=2 {
+        if rustix::io::fcntl_getfd(standard(number)) == Err(Errno::BADF)
+            // The least number that is free, which is this one. Without it there is nothing better to do than to go on.
+            && let Ok(null) = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty())
+        {
+            let _ = null.into_raw_fd();
+        }
+    }
 }
 
 /// Puts `/dev/null` in the place of the standard streams.
