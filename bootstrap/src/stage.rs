@@ -179,6 +179,9 @@ impl Stage {
         if let Some(memory) = options.memory {
             option('m', memory.div_ceil(1024).to_string().as_bytes());
         }
+        let limit = options.start_limit;
+        let limit = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+        option('l', limit.max(1).to_string().as_bytes());
         if options.cache == Cache::LeaveNothing {
             option('t', b"");
         }
@@ -468,6 +471,9 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
+#[cfg(test)]
+#[path = "stage_silence_tests.rs"]
+mod silence_tests;
 #[cfg(test)]
 #[path = "stage_tests.rs"]
 mod tests;

@@ -4,12 +4,13 @@
 #
 # sh -c '...' farcall HALF HALF DIGEST OS MACHINE OPTION...
 #
-# Options: c<directory> n<niceness> m<KiB of memory> e (ask for environment) t (leave nothing behind) a<argument>.
+# Options: c<directory> n<niceness> m<KiB of memory> e (ask for environment) t (leave nothing behind) a<argument>
+# l<seconds that a start may take>.
 # Bytes that a login shell might touch are written _ooo, in octal, and so is _ itself.
 #
 # Names of variables begin with _, so that none is in the worker's environment already or is asked for.
 
-_A=$1$2 _D=$3 _P="$4 $5" _L=gnu _Z=- _K=cached _N= _c= _n= _m= _e= _t= _b= _g= _h= _w= _y= _S=;
+_A=$1$2 _D=$3 _P="$4 $5" _L=gnu _Z=- _K=cached _N= _c= _n= _m= _e= _t= _b= _g= _h= _w= _y= _S= _T= _R=;
 shift 5;
 say() { echo "$_A $*"; };
 die() { say fail "$@"; exit 1; };
@@ -27,8 +28,21 @@ plain() {
 for _x in "$@"; do
   shift;
   plain "${_x#?}";
-  case $_x in c*) _c=$_v;; n*) _n=$_v;; m*) _m=$_v;; e*) _e=1;; t*) _t=1;; a*) set -- "$@" "$_v";; esac;
+  case $_x in c*) _c=$_v;; n*) _n=$_v;; m*) _m=$_v;; e*) _e=1;; t*) _t=1;; l*) _T=$_v;; a*) set -- "$@" "$_v";; esac;
 done;
+
+# What waits for the near side must end where a network is gone and nobody says so: the near side itself waits no longer
+# than T. Runs its arguments; if they take too long, this whole shell ends after them, by its traps if it has some.
+soon() {
+  [ "$_T" ] || { "$@"; return; };
+  timeout "$_T" "$@";
+  case $? in 124|143) kill $$;; esac; };
+# Waits for a line of the near side: l. The first time finds out whether waiting can be limited at all, or T becomes empty; what
+# timeout starts cannot read from a terminal.
+hear() {
+  [ "$_R" ] || { _R=1; case $(echo x | timeout 9 head -n 1 2>/dev/null) in x) [ -t 0 ] && _T=;; *) _T=;; esac; };
+  if [ "$_T" ]; then _l=$(soon head -n 1); else read -r _l; fi;
+  [ "$_l" ] || exit 1; };
 
 # Who and where we are: read where that costs no process.
 _p=;
@@ -125,9 +139,11 @@ take() {
   for _i in 1 2; do
     _g=$_d/.n-$_A;
     say need $_Z $_L $_p;
-    read -r _x _l _r || exit 1;
+    hear;
+    set -- $_l;
+    _x=$1 _l=$2 _r=$3;
     say go;
-    _h=$(case $_Z in *c*) head -c "$_l";; *) dd bs=1 count="$_l" 2>/dev/null;; esac | {
+    _h=$(case $_Z in *c*) soon head -c "$_l";; *) soon dd bs=1 count="$_l" 2>/dev/null;; esac | {
       case $_x in gz) gzip -dc | put;; *) put;; esac;
       cat >/dev/null; });
     if whole; then
@@ -145,7 +161,7 @@ take() {
 # Takes back what was made.
 undo() { [ -z "$_g" ] || rm -f "$_g"; };
 
-[ "$_p" = "$_P" ] || { say ask $_L $_p; read -r _D || exit 1; };
+[ "$_p" = "$_P" ] || { say ask $_L $_p; hear; _D=$_l; };
 each hit || {
   [ "$(echo xy | head -c 1 2>/dev/null)" = x ] && _Z=c;
   command -v gzip >/dev/null 2>&1 && _Z=g$_Z;
@@ -178,7 +194,7 @@ set -- "$_f" "$@";
 _r="$_A run $_K $_L $_p";
 if [ "$_e" ]; then
   say env;
-  read -r _l || exit 1;
+  hear;
   slash;
   for _x in $_l; do plain "${_x#*=}"; case $_x in PATH=*) _y=1 _s=$_v;; *) export "${_x%%=*}=$_v";; esac; done;
 fi;

@@ -218,8 +218,12 @@ async fn without_proc_programs_tell_what_the_place_is() {
 
 #[tokio::test]
 async fn without_head_another_tool_counts() {
-    let tools: Vec<_> =
-        PLAIN.iter().copied().filter(|&tool| tool != "head").chain(["gzip", "sha256sum"]).collect();
+    let tools: Vec<_> = PLAIN
+        .iter()
+        .copied()
+        .filter(|&tool| tool != "head")
+        .chain(["gzip", "sha256sum", "timeout"])
+        .collect();
     delivered_to(&Place::new().only_tools("dash", &tools)).await;
 }
 
