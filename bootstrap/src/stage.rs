@@ -17,6 +17,9 @@
 //! `need` comes again when a delivery did not arrive well, for the same folder and then for the others. A worker that is
 //! there and was guessed right is started without any answer of ours. The near half speaks only when it was asked to, since
 //! shells and some versions of `head` read ahead.
+//!
+//! The far half waits for each answer no longer than a start may take, where `timeout` is there to see to that: behind a
+//! network that fell silent nothing else would end it.
 
 use std::sync::LazyLock;
 
