@@ -54,11 +54,12 @@ fn a_program_without_unwind_tables_runs_and_ends_with_its_panic() {
 
     let bytes = std::fs::read(&program).unwrap();
     let file = ElfFile64::<object::Endianness>::parse(&*bytes).unwrap();
-    let tables =
-        file.sections().filter_map(|section| Some((section.name().ok()?.to_owned(), section.size())));
-    let tables: Vec<_> =
-        tables.filter(|(name, _)| name.contains("eh_frame") || name.contains("except")).collect();
-    assert_eq!(tables, [], "the linker left them in place");
+    let tables = file.sections().filter(|section| {
+        let name = section.name().unwrap_or_default();
+        name.contains("eh_frame") || name.contains("except_table")
+    });
+    // Some linkers leave the mark at the end of an empty table. Those of the standard library alone are many kilobytes.
+    assert!(tables.map(|section| section.size()).sum::<u64>() < 256, "the linker left them in place");
 
     let ended = Command::new(&program).arg("one").env("RUST_BACKTRACE", "1").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&ended.stdout), "-127\n");
