@@ -353,6 +353,7 @@ async fn a_password_or_the_servers_questions() {
         );
         let said = format!("{refused} {refused:?}");
         assert!(!said.contains("wrong"), "a secret in an error: {said}");
+        assert!(refused.to_string().contains(&format!("by {method} (2 times)")), "{refused}");
 
         let nobody = reach("server", &options(&home, &config)).await.expect_err("nobody to ask");
         assert_eq!(nobody.class(), Class::Auth);

@@ -128,6 +128,7 @@ async fn a_configuration_that_ssh_refuses_is_an_error_with_its_words() {
     let error = reach("a", &asked).await.expect_err("refused");
     assert_eq!(error.step(), Step::Config);
     assert!(error.evidence().contains("config"), "{error:?}");
+    assert!(error.to_string().contains("refuses these settings"), "{error}");
     assert_eq!(reach("a", &alone).await.expect_err("refused").step(), Step::Config);
     for options in [asked, alone] {
         let missing = SshOptions { files: ConfigFiles::Only(home.ssh("missing")), ..options.clone() };

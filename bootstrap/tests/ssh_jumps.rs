@@ -131,6 +131,7 @@ async fn through_a_command() {
     let error = reach("server", &options).await.expect_err("the command fails");
     assert_eq!((error.step(), error.class()), (Step::KeyExchange, Class::Connect));
     assert!(error.evidence().contains("no way"), "{error:?}");
+    assert!(error.to_string().contains("ProxyCommand ended"), "{error}");
 
     let unknown = format!("{}  ProxyCommand x %z\n", sshd.config("server"));
     assert!(

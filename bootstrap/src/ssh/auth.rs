@@ -40,7 +40,12 @@ pub(crate) enum AuthError {
 }
 
 fn describe(tried: &[String]) -> String {
-    if tried.is_empty() { "anything, as there was nothing to try".to_owned() } else { tried.join(", ") }
+    let runs = tried.chunk_by(|one, next| one == next).map(|same| match same.len() {
+        1 => same[0].clone(),
+        times => format!("{} ({times} times)", same[0]),
+    });
+    let said = runs.collect::<Vec<_>>().join(", ");
+    if said.is_empty() { "anything, as there was nothing to try".to_owned() } else { said }
 }
 
 impl AuthError {

@@ -94,7 +94,7 @@ pub(crate) enum ConfigError {
     Host(String),
     #[error("{0:?} is not an account name")]
     User(String),
-    #[error("{program} -G failed", program = .0.display())]
+    #[error("{program} refuses these settings: it says so when asked for them (`-G`)", program = .0.display())]
     Program(PathBuf),
     #[error("{program} cannot be started", program = .0.display())]
     Start(PathBuf, #[source] std::io::Error),

@@ -201,8 +201,14 @@ impl Attempts {
                 .map_err(|e| Failure::Final(self.error(Step::Connect, Class::Connect).because(e)))?;
             return match self.shake_hands(stream, Haste::default(), host_keys, clock, limit, pass).await {
                 Ok(session) => Ok(session),
-                Err(Failure::Busy(e) | Failure::Final(e)) if e.evidence().is_empty() => {
-                    // Not tried again: it is more likely that the command fails than that a server is busy.
+                // Not tried again: it is more likely that the command fails than that a server is busy.
+                Err(Failure::Busy(e)) if e.evidence().is_empty() => {
+                    let failure = e.because(ClosedByCommand).with_evidence(&complaints.hear().await);
+                    Err(Failure::Final(
+                        failure.with_hint("run the ProxyCommand by itself, to see that it leads there"),
+                    ))
+                }
+                Err(Failure::Final(e)) if e.evidence().is_empty() => {
                     Err(Failure::Final(e.with_evidence(&complaints.hear().await)))
                 }
                 Err(failure) => Err(failure),
@@ -360,6 +366,11 @@ impl Attempts {
 #[derive(Debug, thiserror::Error)]
 #[error("the server closed the connection during the handshake")]
 struct Closed;
+
+/// Its text is not told: it may hold a secret.
+#[derive(Debug, thiserror::Error)]
+#[error("the ProxyCommand ended before a server had answered through it")]
+struct ClosedByCommand;
 
 #[derive(Debug, thiserror::Error)]
 #[error("a ProxyCommand runs on this machine, and the connection is to start elsewhere")]
