@@ -45,10 +45,12 @@ fn a_program_without_unwind_tables_runs_and_ends_with_its_panic() {
     let folder = tempfile::tempdir().unwrap();
     let (source, program) = (folder.path().join("main.rs"), folder.path().join("main"));
     std::fs::write(&source, PROGRAM).unwrap();
-    let arguments = arguments::without_unwinding(Path::new(env!("CARGO_MANIFEST_DIR")));
     let mut compiler = Command::new("rustc");
-    compiler.args(["--edition", "2024", "-C", "panic=abort", "-C", "target-feature=+crt-static", "-C"]);
-    compiler.arg(format!("link-arg={arguments}")).arg("-o").arg(&program).arg(&source);
+    compiler.args(["--edition", "2024", "-C", "panic=abort", "-C", "target-feature=+crt-static"]);
+    for argument in arguments::without_unwinding(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        compiler.arg(format!("-Clink-arg={argument}"));
+    }
+    compiler.arg("-o").arg(&program).arg(&source);
     let compiled = compiler.output().unwrap();
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
 

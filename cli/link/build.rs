@@ -20,7 +20,8 @@ fn main() {
     let scripted = !WITHOUT_SCRIPTS.iter().any(|linker| flags.contains(linker));
     if for_size && scripted && variable("CARGO_CFG_TARGET_OS") == "linux" {
         let package = variable("CARGO_MANIFEST_DIR");
-        let arguments = arguments::without_unwinding(Path::new(&package));
-        println!("cargo::rustc-link-arg-bin=farcall-worker={arguments}");
+        for argument in arguments::without_unwinding(Path::new(&package)) {
+            println!("cargo::rustc-link-arg-bin=farcall-worker={argument}");
+        }
     }
 }
