@@ -22,6 +22,7 @@
 //! network that fell silent nothing else would end it.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::artifact::Digest;
 use crate::error::{EVIDENCE_LIMIT, Step};
@@ -37,6 +38,9 @@ static SCRIPT: LazyLock<String> = LazyLock::new(|| {
 
 /// The longest message that is believed, in bytes.
 const LINE_LIMIT: usize = 4096;
+
+/// A year: not every `timeout` there takes a number of seconds of any size.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How often a worker is sent before giving up: twice for each folder of the ladder.
 const ATTEMPT_LIMIT: usize = 12;
@@ -182,7 +186,7 @@ impl Stage {
         if let Some(memory) = options.memory {
             option('m', memory.div_ceil(1024).to_string().as_bytes());
         }
-        let limit = options.start_limit;
+        let limit = options.start_limit.min(LONGEST_WAIT);
         let limit = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
         option('l', limit.max(1).to_string().as_bytes());
         if options.cache == Cache::LeaveNothing {

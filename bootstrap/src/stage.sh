@@ -32,11 +32,12 @@ for _x in "$@"; do
 done;
 
 # What waits for the near side must end where a network is gone and nobody says so: the near side itself waits no longer
-# than T. Runs its arguments; if they take too long, this whole shell ends after them, by its traps if it has some.
+# than T. Runs its arguments; if they take too long, this whole shell ends after them, by its traps if it has some. Shells and
+# kinds of timeout have a number each for that, and none below 124.
 soon() {
   [ "$_T" ] || { "$@"; return; };
   timeout "$_T" "$@";
-  case $? in 124|143) kill $$;; esac; };
+  [ $? -lt 124 ] || kill $$; };
 # Waits for a line of the near side: l. The first time finds out whether waiting can be limited at all, or T becomes empty; what
 # timeout starts cannot read from a terminal.
 hear() {
@@ -159,7 +160,7 @@ take() {
   _w="$_w $_d=damaged";
   return 1; };
 # Takes back what was made.
-undo() { [ -z "$_g" ] || rm -f "$_g"; };
+undo() { [ -z "$_g" ] || { rm -f "$_g"; [ -z "$_t" ] || { rm -f "${_g%/*}/.x"; rmdir "${_g%/*}"; } 2>/dev/null; }; };
 
 [ "$_p" = "$_P" ] || { say ask $_L $_p; hear; _D=$_l; };
 each hit || {
@@ -171,7 +172,6 @@ each hit || {
   trap undo 0;
   trap "exit 1" 1 2 13 15;
   each take || die folders$_w;
-  trap - 0 1 2 13 15;
   umask "$_M";
 };
 
@@ -198,6 +198,7 @@ if [ "$_e" ]; then
   slash;
   for _x in $_l; do plain "${_x#*=}"; case $_x in PATH=*) _y=1 _s=$_v;; *) export "${_x%%=*}=$_v";; esac; done;
 fi;
+trap - 0 1 2 13 15;
 echo "$_r";
 # PATH last: it may lead to nothing that is still needed, and some shells then do without their own echo.
 go() {

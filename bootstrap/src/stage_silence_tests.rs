@@ -1,6 +1,8 @@
 //! The far half, in a real shell, when the near half falls silent and its streams stay open: as behind a network that is gone.
 
+use std::fs::Permissions;
 use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -26,6 +28,9 @@ impl Far {
     fn start(stage: &Stage, shell: &str, home: &Path) -> Far {
         let words = stage.command();
         let mut command = Command::new(shell);
+        let tools = std::env::var("PATH").expect("a path");
+        // What a place has of its own comes first.
+        command.env("PATH", format!("{}/bin:{tools}", home.display()));
         command.arg0("sh").args(&words[1..]).env("HOME", home).env_remove("XDG_CACHE_HOME");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect(shell);
         let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
@@ -86,30 +91,66 @@ fn fall_silent(stage: &mut Stage, far: &mut Far, silent_at: &str, worker: &Artif
     }
 }
 
-fn gives_up(shell: &str, asked: &str, worker: &Artifact) {
+/// A place whose `timeout` becomes what it runs, which then ends by a signal; most others end with a number.
+fn with_busybox(home: &Path) {
+    std::fs::create_dir(home.join("bin")).expect("a folder");
+    let script = "#!/bin/sh\nexec busybox timeout \"$@\"\n";
+    std::fs::write(home.join("bin/timeout"), script).expect("written");
+    std::fs::set_permissions(home.join("bin/timeout"), Permissions::from_mode(0o755)).expect("executable");
+}
+
+fn gives_up(shell: &str, asked: &str, cache: Cache, worker: &Artifact, prepare: fn(&Path)) {
     let home = tempfile::tempdir().expect("a folder");
+    prepare(home.path());
     let elsewhere = Platform::from_uname("Linux", "riscv64").expect("known");
     let env = vec![("A".into(), "b".into())];
-    let options = LaunchOptions { start_limit: LIMIT, env, ..LaunchOptions::default() };
+    let options = LaunchOptions { start_limit: LIMIT, env, cache, ..LaunchOptions::default() };
     let mut stage = Stage::new([7; 2 * HALF], &options, worker.digest(), &elsewhere);
     let mut far = Far::start(&stage, shell, home.path());
     fall_silent(&mut stage, &mut far, asked, worker);
     assert!(far.ends(), "{shell} still waits for {asked}");
+    let mut more = String::new();
+    far.output.read_to_string(&mut more).expect("text");
+    assert_eq!(more, "", "{shell} went on without {asked}");
     let left = std::fs::read_dir(home.path().join(".cache/farcall")).into_iter().flatten().flatten();
     let left: Vec<_> = left.map(|entry| entry.file_name().into_string().expect("text")).collect();
-    let half = left.iter().find(|name| name.starts_with(".n-"));
-    assert_eq!(half, None, "{shell}, {asked}: {left:?}");
+    let kept = |name: &&String| options.cache == Cache::LeaveNothing || name.starts_with(".n-");
+    assert_eq!(left.iter().find(kept), None, "{shell}, {asked}: {left:?}");
 }
+
+const SHELLS: [&str; 7] = ["dash", "bash", "busybox", "ksh93", "mksh", "yash", "zsh"];
 
 #[test]
 fn a_far_half_that_nobody_answers_ends_and_takes_back_what_it_made() {
-    let worker = Artifact::load("/bin/true".as_ref()).expect("a program");
+    let worker = &Artifact::load("/bin/true".as_ref()).expect("a program");
     std::thread::scope(|scope| {
-        for shell in ["dash", "bash", "busybox", "ksh93", "mksh", "yash", "zsh"] {
+        for shell in SHELLS {
             for asked in ASKED {
-                let worker = &worker;
-                scope.spawn(move || gives_up(shell, asked, worker));
+                scope.spawn(move || gives_up(shell, asked, Cache::default(), worker, |_| {}));
             }
         }
     });
+}
+
+#[test]
+fn whatever_its_timeout_ends_with() {
+    let worker = &Artifact::load("/bin/true".as_ref()).expect("a program");
+    std::thread::scope(|scope| {
+        for shell in SHELLS {
+            for asked in ASKED {
+                scope.spawn(move || gives_up(shell, asked, Cache::LeaveNothing, worker, with_busybox));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_limit_of_any_length_is_told_as_one_that_every_timeout_takes() {
+    let digest = Artifact::load("/bin/true".as_ref()).expect("a program").digest();
+    for (limit, told) in [(Duration::MAX, "l31536000"), (Duration::ZERO, "l1"), (LIMIT, "l1")] {
+        let options = LaunchOptions { start_limit: limit, ..LaunchOptions::default() };
+        let here = Platform::from_uname("Linux", "x86_64").expect("known");
+        let stage = Stage::new([7; 2 * HALF], &options, digest, &here);
+        assert!(stage.command().iter().any(|word| word == told), "{:?}", stage.arguments);
+    }
 }

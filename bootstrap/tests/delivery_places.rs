@@ -188,6 +188,18 @@ async fn where_a_running_program_cannot_be_removed_it_is_removed_when_it_ends() 
 }
 
 #[tokio::test]
+async fn a_start_that_fails_after_the_delivery_leaves_nothing_either() {
+    for shell in ["dash", "bash", "busybox", "mksh", "ksh93", "yash", "zsh"] {
+        let place = Place::new().shell(shell);
+        let chdir = Some("/proc/none".into());
+        let settings = LaunchOptions { cache: Cache::LeaveNothing, chdir, ..options() };
+        let error = refused(&place, &settings).await;
+        assert!(error.to_string().contains("folder to start in"), "{error}");
+        assert!(!place.cache().exists(), "{shell}: {:?}", place.cached());
+    }
+}
+
+#[tokio::test]
 async fn without_gzip_the_plain_program_is_sent() {
     let mut tools = PLAIN.to_vec();
     tools.push("sha256sum");
