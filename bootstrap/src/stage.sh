@@ -10,7 +10,7 @@
 #
 # Names of variables begin with _, so that none is in the worker's environment already or is asked for.
 
-_A=$1$2 _D=$3 _P="$4 $5" _L=gnu _Z=- _K=cached _N= _c= _n= _m= _e= _t= _b= _g= _h= _w= _y= _S= _T= _R=;
+_A=$1$2 _D=$3 _P="$4 $5" _L=gnu _Z=- _K=cached _N= _c= _n= _m= _e= _t= _b= _g= _h= _w= _y= _S= _T=;
 shift 5;
 say() { echo "$_A $*"; };
 die() { say fail "$@"; exit 1; };
@@ -32,18 +32,23 @@ for _x in "$@"; do
 done;
 
 # What waits for the near side must end where a network is gone and nobody says so: the near side itself waits no longer
-# than T. Runs its arguments; if they take too long, this whole shell ends after them, by its traps if it has some. Shells and
-# kinds of timeout have a number each for that, and none below 124.
+# than T. Shells and kinds of timeout have a number each for a wait that was too long; 125 to 127 are not among them.
+# Waits for a line of the near side: l. T becomes empty where nothing can limit that; what timeout starts cannot read from a
+# terminal.
+hear() {
+  [ -t 0 ] && _T=;
+  if [ "$_T" ]; then
+    _l=$(timeout "$_T" head -n 1 2>/dev/null);
+    case $? in 0) ;; 124|1[3-9]?|[2-9]??) exit 1;; *) _T=;; esac;
+  fi;
+  [ "$_T" ] || read -r _l;
+  [ "$_l" ] || exit 1; };
+# Runs its arguments, which a line that was heard came before. If they take too long, this whole shell ends after them, by its
+# traps.
 soon() {
   [ "$_T" ] || { "$@"; return; };
   timeout "$_T" "$@";
   [ $? -lt 124 ] || kill $$; };
-# Waits for a line of the near side: l. The first time finds out whether waiting can be limited at all, or T becomes empty; what
-# timeout starts cannot read from a terminal.
-hear() {
-  [ "$_R" ] || { _R=1; case $(echo x | timeout 9 head -n 1 2>/dev/null) in x) [ -t 0 ] && _T=;; *) _T=;; esac; };
-  if [ "$_T" ]; then _l=$(soon head -n 1); else read -r _l; fi;
-  [ "$_l" ] || exit 1; };
 
 # Who and where we are: read where that costs no process.
 _p=;
