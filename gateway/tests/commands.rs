@@ -47,6 +47,7 @@ fn main() {
             at(&EVERYWHERE, "a_command_ends_with_its_gateway", a_command_ends_with_its_gateway),
             at(&EVERYWHERE, "many_at_once", many_at_once),
             at(&EVERYWHERE, "a_memory_limit_holds", a_memory_limit_holds),
+            plain("a_command_that_gets_no_thread_has_not_run", a_command_that_gets_no_thread_has_not_run),
             plain("threads_of_a_map_that_cannot_begin_end", threads_of_a_map_that_cannot_begin_end),
         ],
     );
@@ -313,6 +314,27 @@ async fn a_memory_limit_holds(place: Arc<Place>) {
     let gateway = place.open_as(place.spec().memory(200 << 20)).await.expect("a gateway");
     let output = gateway.command("sh").args(["-c", "ulimit -d"]).output().await.expect("output");
     assert_eq!(output.stdout, b"204800\n");
+}
+
+async fn a_command_that_gets_no_thread_has_not_run() {
+    let (mut ran, mut refused) = (0, 0);
+    // From where there is no room for a worker up to where there is some for all of its threads.
+    for kibibytes in (512..16 << 10).step_by(256) {
+        let Ok(small) = Gateway::open(&Spec::local().memory(kibibytes << 10)).await else { continue };
+        match small.command("true").output().await {
+            Ok(output) => {
+                assert!(output.status.success(), "{output:?}");
+                ran += 1;
+            }
+            // Without room for what is not a thread nothing can go on.
+            Err(CommandError::Ended(_)) => {}
+            Err(error) => {
+                assert!(matches!(error, CommandError::Start { .. }), "{kibibytes} KiB: {error:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(ran > 0 && refused > 0, "{ran} ran, {refused} did not");
 }
 
 async fn threads_of_a_map_that_cannot_begin_end() {

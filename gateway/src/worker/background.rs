@@ -1,8 +1,10 @@
 //! Work of the worker's own that goes on beside what began it.
 
+use std::io;
 use std::pin::Pin;
 
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// As `tokio::spawn`, see [`spawn_on`].
@@ -15,4 +17,18 @@ pub(super) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> JoinHand
 pub(super) fn spawn_on(runtime: &Handle, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     let work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(work);
     runtime.spawn(work)
+}
+
+/// Has a thread of its own do what may block, within the current runtime. Where the system gives no thread, that is an error: the
+/// runtime's own threads for such work are had for nothing less than a panic then.
+///
+/// Who no longer waits leaves the work to itself; what it returns is dropped where it was done.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let runtime = Handle::current();
+    let (done, outcome) = oneshot::channel();
+    std::thread::Builder::new().spawn(move || {
+        let _entered = runtime.enter();
+        drop(done.send(work()));
+    })?;
+    outcome.await.map_err(|_| io::Error::other("the worker could not do it"))
 }

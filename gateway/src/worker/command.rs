@@ -1,5 +1,6 @@
 //! The far half of a command: starts it, moves its streams, tells its end.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,13 +25,8 @@ pub(super) fn start(channel: Channel<CommandReport, CommandOrder>, crew: &Arc<Cr
         // Ends with the command, with its holder, or with the runtime when the worker ends; nobody waits for it.
         Ok(runtime) => drop(background::spawn_on(&runtime, live(channel, crew.command()))),
         Err(error) => {
-            let message = format!("cannot start a thread: {error}");
             // A new channel has room.
-            let _ = channel.try_send(CommandReport::NotStarted {
-                step: "prepare the start".into(),
-                code: error.raw_os_error(),
-                message,
-            });
+            let _ = channel.try_send(without_thread(&error));
         }
     }
 }
@@ -39,15 +35,17 @@ async fn live(mut channel: Channel<CommandReport, CommandOrder>, _present: Comma
     let Ok(Some(CommandOrder::Start(plan))) = channel.recv().await else { return };
     let (launch, piped) = prepare(*plan);
     // Its file system, or that of its folder, may be slow, or hang: that must hold up no other command.
-    let mut running = match tokio::task::spawn_blocking(move || launch.spawn()).await {
-        Ok(Ok(running)) => running,
-        Ok(Err(error)) => {
+    let started = match background::blocking(move || launch.spawn()).await {
+        Ok(started) => started.map_err(|error| not_started(&error)),
+        Err(error) => Err(without_thread(&error)),
+    };
+    let mut running = match started {
+        Ok(running) => running,
+        Err(report) => {
             // A holder that is gone needs no telling.
-            let _ = channel.send(not_started(&error)).await;
+            let _ = channel.send(report).await;
             return;
         }
-        // The worker ends.
-        Err(_) => return,
     };
     let (reports, orders) = channel.split();
     if reports.send(CommandReport::Started { pid: running.pid() }).await.is_err() {
@@ -142,6 +140,15 @@ fn prepare(plan: CommandPlan) -> (Launch, Piped) {
         launch = launch.terminal(Size { rows, columns });
     }
     (launch, Piped { stdin: plan.stdin, stdout, stderr })
+}
+
+/// The report of a command that the system gave no thread.
+pub(super) fn without_thread(error: &io::Error) -> CommandReport {
+    CommandReport::NotStarted {
+        step: "prepare the start".into(),
+        code: error.raw_os_error(),
+        message: format!("cannot start a thread: {error}"),
+    }
 }
 
 pub(super) fn not_started(error: &SpawnError) -> CommandReport {

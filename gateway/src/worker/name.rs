@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use farcall_bootstrap::ssh::Family;
 
+use super::background;
 use super::child::{Launch, Output, SpawnError, Status};
 
 /// How long a look-up may take.
@@ -63,14 +64,14 @@ async fn ask(name: &str) -> Result<Vec<IpAddr>, NameError> {
     }
     let name = name.to_owned();
     let launch = Launch::new("getent").args(["ahosts", &name]).stdout(Output::Piped).stderr(Output::Null);
-    let started = tokio::task::spawn_blocking(move || launch.spawn()).await;
-    let running = match started {
-        Ok(Ok(running)) => running,
-        Ok(Err(SpawnError::Step { source, .. })) if source.kind() == io::ErrorKind::NotFound => {
+    let started = background::blocking(move || launch.spawn()).await;
+    let running = match started.map_err(NameError::Run)? {
+        Ok(running) => running,
+        Err(SpawnError::Step { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Err(NameError::NoTool { name });
         }
-        Ok(Err(SpawnError::Step { source, .. })) => return Err(NameError::Run(source)),
-        Ok(Err(SpawnError::NoRuntime)) | Err(_) => {
+        Err(SpawnError::Step { source, .. }) => return Err(NameError::Run(source)),
+        Err(SpawnError::NoRuntime) => {
             return Err(NameError::Run(io::Error::other("the worker is ending")));
         }
     };

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::background;
 use super::child::{Control, Input, Launch, Output, Running, Stdin, Whom};
-use super::command::{follow, not_started, report_of, unread};
+use super::command::{follow, not_started, report_of, unread, without_thread};
 use super::crew::Crew;
 use super::guardian::SWEEP;
 use crate::wire::{CommandReport, RelayOrder, RelayPlan, RelayReport};
@@ -105,13 +105,8 @@ pub(super) fn start(channel: Channel<RelayReport, RelayOrder>, crew: &Arc<Crew>)
         // Ends with the process, with its holder, or with the runtime when the worker ends; `stop` waits for it.
         Ok((runtime, present)) => drop(background::spawn_on(&runtime, live(channel, present))),
         Err(error) => {
-            let message = format!("cannot start a thread: {error}");
             // A new channel has room.
-            let _ = channel.try_send(RelayReport::NotStarted {
-                step: "prepare the start".into(),
-                code: error.raw_os_error(),
-                message,
-            });
+            let _ = channel.try_send(relayed(without_thread(&error)));
         }
     }
 }
@@ -120,8 +115,8 @@ async fn live(mut channel: Channel<RelayReport, RelayOrder>, _present: RelayPres
     let Ok(Some(RelayOrder::Start(plan))) = channel.recv().await else { return };
     let (plan, streams) = part(*plan);
     // May wait for a file system, which must not hold up others.
-    let Ok(started) = tokio::task::spawn_blocking(move || plan.start()).await else { return };
-    let mut running = match started {
+    let started = background::blocking(move || plan.start()).await;
+    let mut running = match started.unwrap_or_else(|error| Err(relayed(without_thread(&error)))) {
         Ok(running) => running,
         Err(report) => {
             // A holder that is gone needs no telling.
@@ -170,10 +165,11 @@ fn relayed(report: CommandReport) -> RelayReport {
     match report {
         CommandReport::Ended { status, .. } => RelayReport::Ended { status },
         CommandReport::Lost { message } => RelayReport::Lost { message },
-        // Said at the beginning only.
-        CommandReport::Started { .. }
-        | CommandReport::NotStarted { .. }
-        | CommandReport::Signalled { .. } => RelayReport::Lost { message: "its end was not seen".into() },
+        CommandReport::NotStarted { step, code, message } => RelayReport::NotStarted { step, code, message },
+        // Never the last that is said.
+        CommandReport::Started { .. } | CommandReport::Signalled { .. } => {
+            RelayReport::Lost { message: "its end was not seen".into() }
+        }
     }
 }
 
@@ -230,12 +226,7 @@ impl Plan {
             launch = launch.nice(increment);
         }
         let launch = launch.stdin(Input::Piped).stdout(Output::Piped).stderr(Output::Piped);
-        launch.spawn().map_err(|error| match not_started(&error) {
-            CommandReport::NotStarted { step, code, message } => {
-                RelayReport::NotStarted { step, code, message }
-            }
-            other => relayed(other),
-        })
+        launch.spawn().map_err(|error| relayed(not_started(&error)))
     }
 }
 
@@ -339,14 +330,14 @@ async fn open_own(length: u64) -> Option<File> {
         let fits = file.metadata()?.len() == length;
         io::Result::Ok(fits.then_some(file))
     };
-    tokio::task::spawn_blocking(open).await.ok()?.ok()?
+    background::blocking(open).await.ok()?.ok()?
 }
 
 async fn write_program(mut program: File, to: &mut Stdin) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         // Not here: reading may wait for a file system.
-        (program, buffer) = tokio::task::spawn_blocking(move || {
+        (program, buffer) = background::blocking(move || {
             buffer.clear();
             (&program).take(CHUNK).read_to_end(&mut buffer)?;
             io::Result::Ok((program, buffer))
