@@ -24,6 +24,9 @@ const QUEUE: usize = 64;
 /// How often the progress line is redrawn.
 const TICK: Duration = Duration::from_millis(200);
 
+/// How long results may take to be shown when the run is left at once: longer than any terminal that is read needs.
+const LEAVING: Duration = Duration::from_millis(500);
+
 /// One attempt at one host, as the runner sees it.
 pub(crate) struct Attempt {
     pub(crate) host: HostId,
@@ -82,7 +85,7 @@ enum Report {
 /// How a run ended.
 #[derive(Debug)]
 pub(crate) struct RunEnd {
-    /// One for each host; empty when a second interrupt left no time to show them.
+    /// One for each host; empty where a further interrupt ended the run and they could not be shown at once.
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) interrupt: Option<Interrupt>,
 }
@@ -137,7 +140,7 @@ where
     let mut attempts = Attempts { set: JoinSet::new(), handles: HashMap::new(), reports };
     let mut pending: VecDeque<Order> = VecDeque::new();
     let mut interrupt = None;
-    let mut listening = true;
+    let (mut listening, mut left) = (true, false);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
 
@@ -158,6 +161,11 @@ where
                 }
             }
         }
+        if left {
+            drop(attempts);
+            let outcomes = leave(pending, orders, shown).await;
+            return Ok(RunEnd { outcomes, interrupt });
+        }
         if pending.is_empty() && plan.is_finished() {
             break;
         }
@@ -166,7 +174,8 @@ where
             biased;
             which = interrupts.recv(), if listening => match which {
                 Some(_) if interrupt.is_some() => {
-                    return Ok(RunEnd { outcomes: Vec::new(), interrupt });
+                    plan.handle_interrupt(now());
+                    left = true;
                 }
                 Some(which) => {
                     interrupt = Some(which);
@@ -227,6 +236,18 @@ where
     }
 }
 
+/// Has the results of a run that is left at once shown, unless what shows them is stuck: then there are no outcomes.
+async fn leave(pending: VecDeque<Order>, orders: mpsc::Sender<Order>, shown: Shown) -> Vec<Outcome> {
+    let showing = async {
+        for order in pending {
+            orders.send(order).await.ok()?;
+        }
+        drop(orders);
+        shown.await.ok()?.ok()
+    };
+    tokio::time::timeout(LEAVING, showing).await.ok().flatten().unwrap_or_default()
+}
+
 /// What to say at the first interrupt.
 fn interrupted(running: usize) -> String {
     match running {
@@ -267,7 +288,10 @@ fn show(mut output: Output) -> Result<(mpsc::Sender<Order>, Shown), std::io::Err
         };
         let result: Result<(), OutputError> = show();
         drop(received);
-        let _ = done.send(result.and_then(|()| output.end())); // without a receiver nobody asks any more
+        // Who asks no more may not have told all results.
+        if !done.is_closed() {
+            let _ = done.send(result.and_then(|()| output.end()));
+        }
     })?;
     Ok((orders, shown))
 }

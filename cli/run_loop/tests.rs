@@ -229,6 +229,7 @@ async fn a_second_interrupt_leaves_at_once_and_drops_all() {
     let runner = |mut attempt: Attempt| {
         let (alive, begun, send) = (Alive::new(&alive), begun.clone(), send.clone());
         async move {
+            attempt.reporter.running().await;
             begun.notify_one();
             attempt.stop.asked().await;
             send.send(Interrupt::Interrupted).await.unwrap(); // and never ends
@@ -242,7 +243,10 @@ async fn a_second_interrupt_leaves_at_once_and_drops_all() {
         send.send(Interrupt::Terminated).await.unwrap();
     };
     let (end, ()) = tokio::join!(carry_out(stage.plan, stage.output, runner, |_| (), interrupts), first);
-    assert_eq!(end.unwrap().interrupt, Some(Interrupt::Terminated), "the first one counts");
+    let end = end.unwrap();
+    assert_eq!(end.interrupt, Some(Interrupt::Terminated), "the first one counts");
+    assert_eq!(end.outcomes, [Outcome::Interrupted]);
+    assert!(stage.err.text().ends_with("interrupted (1): a\n1 interrupted\n"), "{}", stage.err.text());
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
