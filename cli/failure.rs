@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farcall::{Class, CommandError, LaunchError, OpenError, Step};
+use farcall::{Class, CommandError, Exit, GatewayEnd, LaunchError, OpenError, Step};
 
 use crate::outcome::{Failure, FailureClass};
 
@@ -58,7 +58,21 @@ pub(crate) fn no_result(error: &CommandError, running: bool) -> Failure {
         CommandError::Ended(end) => end.stderr().trim_end().to_owned(),
         _ => String::new(),
     };
-    Failure { class, step: step.to_owned(), message: chain(error), evidence, hint: None }
+    let message = match error {
+        CommandError::Ended(end) => lost(end),
+        _ => chain(error),
+    };
+    Failure { class, step: step.to_owned(), message, evidence, hint: None }
+}
+
+/// What became of the worker, in words that do not repeat the host's name.
+fn lost(end: &GatewayEnd) -> String {
+    match (end.hub(), end.exit()) {
+        (Some(_), _) => chain(end),
+        (None, Some(Exit::Signal(signal))) => format!("the worker was killed by signal {signal}"),
+        (None, Some(Exit::Code(code))) => format!("the worker ended with exit code {code}"),
+        (None, _) => chain(end.cause()),
+    }
 }
 
 /// A worker did not say within the limit whether the command runs. It may have begun, so it must not be tried again.

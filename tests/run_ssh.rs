@@ -203,6 +203,11 @@ fn a_connection_that_breaks_is_lost_and_never_an_exit_code() {
     let printed = running.end();
     assert_eq!(printed.code, 4, "{printed:?}");
     assert_eq!(printed.out.matches("started").count(), 2, "a command that ran is not run again");
+    assert!(
+        printed.err.contains("lost (2): n[1-2]: the connection to the peer was lost: "),
+        "{}",
+        printed.err
+    );
     assert_eq!(printed.last_line(), "2 lost");
     program.wait_until_idle();
 }

@@ -24,6 +24,10 @@ pub(crate) enum Failure {
     Limit(Duration),
 }
 
+/// The remedy where a program was started and does not behave as a worker.
+const HAND_OVER: &str =
+    "see that the program hands over to its worker role first thing in main, and prints nothing before";
+
 /// It ended before the worker spoke.
 #[derive(Debug, thiserror::Error)]
 #[error("it ended with {0} before the worker spoke")]
@@ -69,7 +73,11 @@ pub(crate) fn describe(
     artifact: Option<&Artifact>,
     stderr: &[u8],
 ) -> LaunchError {
-    let evidence = evidence(stage.noise(), stderr);
+    let evidence = match failure {
+        // Not what it says of its own end, once nobody listens any more.
+        Failure::Stage(StageError::NotTheWorker) => evidence(stderr, stage.noise()),
+        _ => evidence(stage.noise(), stderr),
+    };
     let text = String::from_utf8_lossy(&evidence).into_owned();
     let mut step = stage.step();
     let mut hint = None;
@@ -89,11 +97,11 @@ pub(crate) fn describe(
         Failure::Stream(_) => Class::Lost,
         Failure::Stage(StageError::Ended) => {
             let class = ended(&mut step, exit);
-            hint = remedy(&text, step, stage, artifact);
+            hint = remedy(&text, step, stage, artifact).or_else(|| without_a_shell(&text, step));
             class
         }
         Failure::Stage(StageError::NotTheWorker) => {
-            hint = remedy(&text, step, stage, artifact);
+            hint = remedy(&text, step, stage, artifact).or_else(|| Some(HAND_OVER.into()));
             Class::Exec
         }
         Failure::Stage(error) => {
@@ -113,16 +121,17 @@ pub(crate) fn describe(
     }
 }
 
-/// What was printed beside the dialogue, then what came over standard error; of each at least half of the room.
-fn evidence(noise: &[u8], stderr: &[u8]) -> Vec<u8> {
+/// What was printed beside the dialogue, then what came over standard error, or the other way round; of each at least half of the
+/// room.
+fn evidence(first: &[u8], last: &[u8]) -> Vec<u8> {
     let half = EVIDENCE_LIMIT / 2;
-    let stderr = &stderr[stderr.len().saturating_sub(EVIDENCE_LIMIT - noise.len().min(half))..];
-    let noise = &noise[noise.len().saturating_sub(EVIDENCE_LIMIT - stderr.len())..];
-    let mut evidence = noise.to_vec();
-    if !evidence.is_empty() && !stderr.is_empty() && !evidence.ends_with(b"\n") {
+    let last = &last[last.len().saturating_sub(EVIDENCE_LIMIT - first.len().min(half))..];
+    let first = &first[first.len().saturating_sub(EVIDENCE_LIMIT - last.len())..];
+    let mut evidence = first.to_vec();
+    if !evidence.is_empty() && !last.is_empty() && !evidence.ends_with(b"\n") {
         evidence.push(b'\n');
     }
-    evidence.extend_from_slice(stderr);
+    evidence.extend_from_slice(last);
     evidence
 }
 
@@ -146,7 +155,7 @@ fn silence(step: Step) -> String {
     match step {
         Step::Start | Step::Probe => "see that the account's start-up files end, and do not wait for input",
         Step::Deliver => "the path may be too slow for the start limit: raise it",
-        _ => "see that the program hands over to its worker role first thing in main",
+        _ => HAND_OVER,
     }
     .into()
 }
@@ -161,6 +170,7 @@ fn remedy_of(error: &StageError) -> Option<String> {
         StageError::Folders(_) => {
             "give the account a folder that it can write to and that is its own (mode 0700)"
         }
+        StageError::Chdir => "give a folder that the account there can make or enter",
         StageError::Nice => {
             "only a privileged account may lower the niceness, and `nice` must be installed there"
         }
@@ -198,12 +208,25 @@ fn remedy(text: &str, step: Step, stage: &Stage, artifact: Option<&Artifact>) ->
         }
         _ => {}
     }
-    let early = matches!(step, Step::Start | Step::Probe);
-    if early && says(&["not found", "No such file", "no such file"]) {
-        return Some(
-            "a POSIX shell, `sh`, is needed there; where there is none, bring the worker with the image"
-                .into(),
-        );
-    }
     None
+}
+
+/// The remedy where it ended before the far half of the dialogue said anything.
+fn without_a_shell(text: &str, step: Step) -> Option<String> {
+    if !matches!(step, Step::Start | Step::Probe) {
+        return None;
+    }
+    // A server says so of an account whose home folder is missing, and goes on.
+    let mut lines = text.lines().filter(|line| !line.contains("home directory"));
+    let hint = lines.find_map(|line| {
+        let says = |words: &[&str]| words.iter().any(|word| line.contains(word));
+        if says(&["not found", "No such file", "no such file"]) {
+            Some("a POSIX shell, `sh`, is needed there; where there is none, bring the worker with the image")
+        } else if says(&["not available"]) {
+            Some("the account has no shell to log in with: use another account, or give it one")
+        } else {
+            None
+        }
+    });
+    hint.map(Into::into)
 }

@@ -75,12 +75,19 @@ async fn a_shell_that_shows_what_it_runs_does_not_forge_a_message() {
 
 #[tokio::test]
 async fn an_account_that_is_refused_says_why() {
-    let target =
-        CommandTarget::new("sh").args(["-c", "echo This account is currently not available.; exit 1"]);
+    let target = CommandTarget::new("sh").args([
+        "-c",
+        "echo Could not chdir to home directory /x: No such file or directory >&2; \
+            echo This account is currently not available.; exit 1",
+    ]);
     let error = Worker::start(&target.into(), &program(), &options()).await.err().expect("refused");
     assert_eq!((error.step(), error.class()), (Step::Probe, Class::Bootstrap));
     assert!(error.to_string().contains("This account is currently not available."), "{error}");
     assert!(error.to_string().contains("exit code 1"), "{error}");
+    assert_eq!(
+        error.hint(),
+        Some("the account has no shell to log in with: use another account, or give it one")
+    );
 }
 
 #[tokio::test]

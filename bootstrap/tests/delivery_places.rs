@@ -339,6 +339,7 @@ async fn settings_that_the_place_refuses_are_named() {
     let error = refused(&place, &chdir).await;
     assert!(error.to_string().contains("folder to start in"), "{error}");
     assert!(error.evidence().contains("mkdir"), "{error:?}");
+    assert_eq!(error.hint(), Some("give a folder that the account there can make or enter"));
 
     let place = Place::new().login(&["setpriv", "--reuid=1234", "--clear-groups", "bash", "-c"]);
     fs::set_permissions(place.home(), fs::Permissions::from_mode(0o777)).expect("open");

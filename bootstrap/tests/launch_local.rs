@@ -178,7 +178,9 @@ async fn a_program_that_does_not_greet_is_refused() {
     let other = LaunchOptions { greeting: b"another greeting".to_vec(), ..options() };
     let error = refused(&other).await;
     assert_eq!((error.step(), error.class()), (Step::Greeting, Class::Exec));
-    assert!(error.evidence().contains("HELLO "), "{error:?}");
+    // The last that it printed where the worker's words belong, whatever it said to standard error when it was left.
+    assert!(error.to_string().contains("(it printed: HELLO "), "{error}");
+    assert!(error.hint().expect("a remedy").contains("prints nothing before"), "{error}");
 
     let failing = LaunchOptions { arguments: vec!["fail".into()], ..options() };
     let error = refused(&failing).await;

@@ -13,10 +13,11 @@ use super::taken::refuse;
 /// Connect step by step and say what is wrong.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For each host a line with the time of each step: looking the name up, connecting, agreeing on keys, authenticating, and
-starting a worker, which the first time includes sending it; then the machine's kind, and how far its clock is off. What
-failed is explained below, with what to do about it. The exit code is 0 when all is well, 4 when a host is not; 2, 70,
-130, 141 and 143 are as with `farcall run`.
+For each host a line with the time of each step: looking the name up, connecting, agreeing on keys, authenticating, and \
+starting a worker, which the first time includes sending it; then the machine's kind, and how far its clock is off. What \
+failed is explained below, with what to do about it.
+
+The exit code is 0 when all is well, 4 when a host is not; 2, 70, 130, 141 and 143 are as with `farcall run`.
 
 Examples:
   farcall check -a

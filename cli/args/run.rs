@@ -19,7 +19,7 @@ Exit codes, the first that holds:
   130, 143  interrupted
   2         usage, or no hosts matched
   70        a fault of farcall itself, or standard input could not be read
-  4         a host was unreachable, did not let us in, or could not start a worker
+  4         a host was unreachable, did not let us in, could not start a worker, or was lost
   3         a command ran out of time, or died by a signal
   1         some command failed
   0         all is well

@@ -152,6 +152,8 @@ impl Attempts {
     }
 
     fn begin(&self, step: Step) {
+        let Config { host, port, .. } = &self.config;
+        tracing::debug!(host = %self.name, at = %format_args!("{host}:{port}"), %step, "connecting");
         if let Some(watcher) = &self.options.watcher {
             watcher(step);
         }
