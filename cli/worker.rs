@@ -2,7 +2,7 @@
 //!
 //! With the GNU C library it begins at C's `main`. What the standard library does before a `main` of its own is done by
 //! [`farcall::init_twin`], but for the message that a stack has overflowed: to learn where the first thread's stack ends it
-//! reads a file by `sscanf`, and that is a sixteenth of what is delivered. Other C libraries hand over a program's
+//! reads a file by `sscanf`, and that is an eighteenth of what would be delivered. Other C libraries hand over a program's
 //! arguments in that start alone.
 
 #![cfg_attr(all(target_os = "linux", target_env = "gnu"), no_main)]

@@ -13,7 +13,8 @@ Host sets:
   web[01-20,30]  n[0-8/2]  r[1-2]sw[1-4]  ranges; padding is kept, brackets multiply
   @db  @*                                 a group, every group
   local  4*local                          this machine, as one worker or four
-  ssh://u@h:22?chdir=/srv  docker://name  a full specification, up to a comma or white space
+  ssh://u@h:22?chdir=/srv  docker://name  a full specification, up to a comma or white space; more settings by &:
+                                          nice, memory, env.NAME, cache=none, lease, start_limit, name, id
   a,b  a!b  a&b  a^b                      union, difference, intersection, symmetric difference,
                                           from left to right; white space is union, parentheses group
 

@@ -1,6 +1,6 @@
 //! How the lean twin is linked where it is built for size: without the tables by which panics unwind, as its profile's never do.
 //!
-//! They are an eighth of what is delivered. The compiler leaves out its own for such a profile only on request, for all
+//! They are a tenth of what would be delivered. The compiler leaves out its own for such a profile only on request, for all
 //! profiles at once, and never those of the C library and of the standard library.
 
 mod arguments;
