@@ -151,3 +151,27 @@ fn a_check_of_all_shows_every_host() {
         assert!(row[1..6].iter().all(|cell| cell.ends_with("ms")), "{}", printed.out);
     }
 }
+
+#[test]
+fn cargo_run_in_a_clone_is_farcall() {
+    // The first line of the README, but for the build.
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
+    let told = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    let packages = told["packages"].as_array().unwrap();
+    let here = packages.iter().find(|package| package["name"] == "farcall-cli").unwrap();
+    assert_eq!(here["default_run"], "farcall");
+    assert_eq!(
+        told["workspace_default_members"].as_array().unwrap().len(),
+        1,
+        "of several it would not know which"
+    );
+    let readme = include_str!("../README.md");
+    assert!(readme.contains("\ncargo run --release -- run -w local uname -a\n"));
+    let program = Program::alone();
+    let printed = program.run(&["run", "-w", "local", "uname", "-a"]);
+    let uname = std::process::Command::new("uname").arg("-a").output().unwrap();
+    let expected = format!("local: {}", String::from_utf8(uname.stdout).unwrap());
+    assert_eq!((printed.code, printed.out), (0, expected), "{}", printed.err);
+}

@@ -96,7 +96,7 @@ pub(crate) fn describe(
         }
         Failure::Stream(_) => Class::Lost,
         Failure::Stage(StageError::Ended) => {
-            let class = ended(&mut step, exit);
+            let class = ended(&mut step, exit, &text);
             hint = remedy(&text, step, stage, artifact).or_else(|| without_a_shell(&text, step));
             class
         }
@@ -135,10 +135,19 @@ fn evidence(first: &[u8], last: &[u8]) -> Vec<u8> {
     evidence
 }
 
-/// The class of an early end. Shells say 126 and 127 for what they cannot start.
-fn ended(step: &mut Step, exit: Option<Exit>) -> Class {
+/// Whether a dynamic loader finds the C library too old: it says which version is missing.
+fn is_too_old(text: &str) -> bool {
+    ["GLIBC_", "version `"].iter().any(|words| text.contains(words))
+}
+
+/// The class of an early end. Shells say 126 and 127 for what they cannot start, and loaders end what they cannot load.
+fn ended(step: &mut Step, exit: Option<Exit>, text: &str) -> Class {
     match (*step, exit) {
         (_, Some(Exit::Signal(_))) => Class::Signal,
+        (Step::Greeting, Some(Exit::Code(_))) if is_too_old(text) => {
+            *step = Step::Exec;
+            Class::Exec
+        }
         (Step::Greeting, Some(Exit::Code(126 | 127))) => {
             *step = Step::Exec;
             Class::Exec
@@ -187,7 +196,7 @@ fn remedy(text: &str, step: Step, stage: &Stage, artifact: Option<&Artifact>) ->
     if says(&["No space left", "Disk quota exceeded"]) {
         return Some("free some space there, or point XDG_CACHE_HOME to a folder that has some".into());
     }
-    if says(&["GLIBC_", "version `"]) {
+    if is_too_old(text) {
         return Some("the C library there is too old for this program: build it static or for musl".into());
     }
     if says(&["xec format error", "cannot execute binary file", "cannot execute: required file"]) {

@@ -315,6 +315,29 @@ async fn a_missing_loader_is_named() {
 }
 
 #[tokio::test]
+async fn a_c_library_that_is_too_old_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut bytes = fs::read("/bin/true").expect("readable");
+    let mut changed = 0;
+    let version = b"GLIBC_2.";
+    for at in 0..bytes.len() - version.len() {
+        if bytes[at..].starts_with(version) {
+            // A version that no library has yet.
+            bytes[at + 6] = b'9';
+            changed += 1;
+        }
+    }
+    assert!(changed > 0, "it is dynamic, and wants versions");
+    let path = folder.path().join("dynamic");
+    fs::write(&path, bytes).expect("written");
+    let error = Place::new().start(&Program::at(path), &options()).await.err().expect("it cannot run");
+    assert_eq!((error.step(), error.class()), (Step::Exec, Class::Exec), "{error:?}");
+    assert!(error.evidence().contains("GLIBC_9."), "{error:?}");
+    let hint = error.hint().expect("a remedy");
+    assert!(hint.contains("too old") && hint.contains("static"), "{error}");
+}
+
+#[tokio::test]
 async fn a_worker_that_fails_at_once_is_reported_with_code_signal_and_words() {
     let place = Place::new();
     let with = |argument: &str| LaunchOptions { arguments: vec![argument.into()], ..options() };

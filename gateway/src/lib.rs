@@ -110,3 +110,8 @@ pub use tasks::{Tasks, TasksError};
 
 /// Any error, as tasks may return it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The program that the README shows is compiled, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use farcall_test_support::{Sshd, TempHome};
 use program::Launch;
 
 /// More than any of them needs, on a busy machine.
@@ -64,6 +65,39 @@ fn hello_greets_from_another_process() {
     let lines: Vec<&str> = printed.lines().collect();
     assert!(lines[0].starts_with("hello world, from process "), "{printed}");
     assert_eq!(lines[1..], ["7 * 7 = 49"], "{printed}");
+}
+
+#[test]
+fn grep_sends_back_what_matches() {
+    let mut text = tempfile::tempfile().expect("a file");
+    text.write_all("one\nanother one\ntwo\n".repeat(1000).as_bytes()).expect("written");
+    std::io::Seek::rewind(&mut text).expect("rewound");
+    let (status, printed, errors) = run("grep", &["another".as_ref(), "local".as_ref()], text);
+    assert!(status.success(), "{errors}");
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!((lines.len(), lines[0], lines[999]), (1000, "2: another one", "2999: another one"));
+    assert_eq!(errors, "3000 lines\n");
+
+    let (status, printed, errors) = run("grep", &["".as_ref()], Stdio::null());
+    assert!(!status.success());
+    assert!(printed.is_empty() && errors.contains("there is nothing to look for"), "{errors}");
+}
+
+#[test]
+fn disks_of_a_host_that_ssh_reaches_are_looked_at() {
+    let (server, home) = (Sshd::start(), TempHome::new());
+    let config = home.write("config", &server.config("server"));
+    let [there, nobody] =
+        ["server", "nobody.invalid"].map(|host| format!("ssh://{host}?config={}", config.display()));
+    let (status, printed, errors) = run("disks", &[there.as_ref(), nobody.as_ref()], Stdio::null());
+    assert!(status.success(), "{errors}");
+    let of = |spec: &str| printed.lines().filter(|line| line.starts_with(&format!("{spec}: "))).count();
+    assert!(of(&there) >= 1, "{printed}");
+    assert!(
+        printed.lines().any(|line| line.contains("nobody.invalid") && line.contains("resolve")),
+        "{printed}"
+    );
+    server.wait_until_idle();
 }
 
 #[test]

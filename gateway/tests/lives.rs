@@ -7,7 +7,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use farcall::{BoxError, CallError, Class, Context, Exit, Gateway, OpenError, Receiver, Sender, Spec, Tasks};
+use farcall::{
+    BoxError, CallError, Class, Context, Exit, Gateway, Group, OpenError, Receiver, Sender, Spec, Tasks,
+};
 use gateways::{EVERYWHERE, Kind, Place, alive, at, plain, until};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -214,8 +216,17 @@ fn play(args: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     match args[0].as_str() {
         "forgot" => runtime.block_on(async {
-            let error = Gateway::open(&Spec::local()).await.expect_err("refused");
-            println!("{error}");
+            // Every way to start a process of this program.
+            println!("{}", Gateway::open(&Spec::local()).await.expect_err("refused"));
+            println!(
+                "{}",
+                Gateway::open(&"command:env".parse().expect("a spec")).await.expect_err("refused")
+            );
+            println!("{:?}", Group::open(["2*local"]).await.expect_err("refused"));
+            println!("{:?}", farcall::local::run(square, (1,)).await.expect_err("refused"));
+            println!("{:?}", farcall::local::open(square, (1,)).await.expect_err("refused"));
+            println!("{:?}", farcall::local::Pool::new(2).call(square, (1,)).await.expect_err("refused"));
+            println!("{:?}", farcall_test_support::descendants(std::process::id()));
         }),
         "twice" => {
             farcall::init(tasks().add(square));
@@ -737,7 +748,15 @@ async fn init_works_inside_a_runtime() {
 async fn a_program_that_forgot_init_is_told_so() {
     let output = tokio::task::block_in_place(|| program(&["forgot"]).output().expect("it ran"));
     let text = String::from_utf8(output.stdout).expect("text");
-    assert!(text.contains("farcall::init must be called first thing in main"), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    let (none, refused) = lines.split_last().expect("lines");
+    assert_eq!((*none, refused.len()), ("[]", 6), "{text}");
+    for line in refused {
+        assert!(
+            line.contains("farcall::init must be called first thing in main") || line.contains("BeforeInit"),
+            "{line}"
+        );
+    }
 }
 
 async fn a_task_added_twice_is_told_by_init() {
