@@ -43,8 +43,8 @@ hear() {
   fi;
   [ "$_T" ] || read -r _l;
   [ "$_l" ] || exit 1; };
-# Runs its arguments, which a line that was heard came before. If they take too long, this whole shell ends after them, by its
-# traps.
+# Runs its arguments, within T where hear found that waiting can be limited. If they take too long, this whole shell ends after
+# them, by its traps.
 soon() {
   [ "$_T" ] || { "$@"; return; };
   timeout "$_T" "$@";

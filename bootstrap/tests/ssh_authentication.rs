@@ -417,6 +417,9 @@ async fn a_refusal_says_what_was_tried_and_why_not_more() {
     let error = reach("server", &options(&home, &config)).await.expect_err("nothing to try");
     assert_eq!(error.class(), Class::Auth);
     assert!(error.hint().expect("a hint").contains("IdentityFile"));
+    let config = block(&sshd, " IdentityFile /nonexistent/key\n IdentityAgent none");
+    let error = reach("server", &options(&home, &config)).await.expect_err("nothing to try");
+    assert!(error.hint().expect("a hint").contains("there is no /nonexistent/key"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -222,7 +222,7 @@ impl Conversation<'_> {
         let accepted: Vec<&str> =
             accepted.map(|set| set.iter().map(<&str>::from).collect()).unwrap_or_default();
         let foreign = self.config.foreign.iter().copied().filter(|name| accepted.contains(name)).collect();
-        if self.tried.is_empty() && !self.config.identity_files.is_empty() {
+        if self.tried.is_empty() {
             let missing = self.config.identity_files.iter().filter(|file| !file.exists());
             let names: Vec<_> = missing.map(|file| file.display().to_string()).collect();
             if !names.is_empty() {

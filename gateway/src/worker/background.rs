@@ -1,6 +1,7 @@
 //! Work of the worker's own that goes on beside what began it.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 
 use tokio::runtime::Handle;
@@ -22,13 +23,16 @@ pub(super) fn spawn_on(runtime: &Handle, work: impl Future<Output = ()> + Send +
 /// Has a thread of its own do what may block, within the current runtime. Where the system gives no thread, that is an error: the
 /// runtime's own threads for such work are had for nothing less than a panic then.
 ///
-/// Who no longer waits leaves the work to itself; what it returns is dropped where it was done.
+/// Who no longer waits leaves the work to itself; what it returns is dropped where it was done. A panic of the work is one of
+/// whoever waits.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let runtime = Handle::current();
     let (done, outcome) = oneshot::channel();
     std::thread::Builder::new().spawn(move || {
         let _entered = runtime.enter();
-        drop(done.send(work()));
+        // What the work leaves behind when it panics is seen by nobody but who unwinds as well.
+        drop(done.send(catch_unwind(AssertUnwindSafe(work))));
     })?;
-    outcome.await.map_err(|_| io::Error::other("the worker could not do it"))
+    let outcome = outcome.await.expect("it sends what the work returned, or its panic");
+    Ok(outcome.unwrap_or_else(|panic| resume_unwind(panic)))
 }
