@@ -108,6 +108,33 @@ async fn usual_files_in_the_home_folder() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rsa_keys_are_as_long_as_the_configuration_asks_for() {
+    let home = TempHome::new();
+    let rsa = home.key("rsa", KeyKind::Rsa);
+    let sshd = Sshd::builder().authorize(&rsa).start();
+    let agent = SshAgent::start();
+    agent.add(&rsa);
+    for (least, accepted) in [(1024, true), (2048, true), (2049, false)] {
+        let settings = format!(" IdentityFile {}\n RequiredRSASize {least}", rsa.path().display());
+        let config = block(&sshd, &settings);
+        let from_file = options(&home, &config);
+        let ConfigFiles::Only(file) = &from_file.files else { unreachable!("set above") };
+        assert_eq!(system_ssh(file, "server", &[]).status.success(), accepted, "{least}");
+        let without_program = SshOptions { program: None, ..from_file.clone() };
+        for options in [with_agent(from_file.clone(), &agent), from_file.clone(), without_program] {
+            let ours = reach("server", &options).await;
+            assert_eq!(class(&ours), (!accepted).then_some(Class::Auth), "{least}: {ours:?}");
+            if let Err(error) = ours {
+                assert!(
+                    error.to_string().contains("2048 bits, and RequiredRSASize asks for 2049"),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_signatures_that_the_configuration_accepts_are_made() {
     let home = TempHome::new();
     let (ed25519, rsa) = (home.key("ed25519", KeyKind::Ed25519), home.key("rsa", KeyKind::Rsa));

@@ -210,6 +210,30 @@ async fn dropping_a_command_closes_its_streams_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_come_from_the_address_that_is_asked_for() {
+    let home = TempHome::new();
+    let sshd = Sshd::start();
+    let from = |address: &str| options(&home, &format!("{}  BindAddress {address}\n", sshd.config("server")));
+    for (address, seen) in [("127.0.0.9", "127.0.0.9"), ("localhost", "127.0.0.1")] {
+        for program in [Some("ssh".into()), None] {
+            let options = SshOptions { program, ..from(address) };
+            let session = reach("server", &options).await.expect(address);
+            assert_eq!(printed(&session, "echo ${SSH_CLIENT%% *}").await.trim(), seen);
+        }
+    }
+    for (address, class, said) in [
+        ("nowhere.invalid", Class::Resolve, "BindAddress nowhere.invalid: "),
+        ("::1", Class::Connect, "BindAddress has no address of this family"),
+        // Of a network for documentation (RFC 5737): nobody's own.
+        ("192.0.2.1", Class::Connect, "127.0.0.1"),
+    ] {
+        let error = reach("server", &from(address)).await.expect_err(address);
+        assert_eq!(error.class(), class, "{error}");
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_of_the_transport_are_honoured() {
     let home = TempHome::new();
     let sshd = Sshd::builder().option("LogLevel DEBUG1").start();

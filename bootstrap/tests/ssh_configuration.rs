@@ -181,6 +181,21 @@ async fn what_only_the_program_can_do_is_said_with_the_way_to_have_it() {
         assert!(error.hint().expect("a hint").contains("gssapi-with-mic: "), "{error}");
         leads_on(&error);
     }
+    let config = format!("{}  BindInterface lo\n", sshd.config("server"));
+    for options in both_ways(&options(&home, &config)) {
+        let error = reach("server", &options).await.expect_err("not done");
+        assert_eq!((error.step(), error.class()), (Step::Config, Class::Connect));
+        assert!(error.to_string().contains("BindInterface"), "{error}");
+        leads_on(&error);
+    }
+    // Other keys may serve.
+    let config = format!("{keyless}  PKCS11Provider /nonexistent/library.so\n");
+    for options in both_ways(&options(&home, &config)) {
+        let error = reach("server", &options).await.expect_err("no key");
+        assert_eq!(error.class(), Class::Auth);
+        assert!(error.to_string().contains("keys of PKCS11Provider are not used: "), "{error}");
+        leads_on(&error);
+    }
     // Who does not want it is not told of it.
     let error = reach("server", &options(&home, &keyless)).await.expect_err("no key");
     assert!(!error.to_string().contains("openssh://"), "{error}");

@@ -118,6 +118,17 @@ impl Scene {
 }
 
 #[tokio::test]
+async fn keys_that_are_shorter_than_asked_for() {
+    let scene = Scene::with(None, KeyKind::Rsa, KeyKind::Rsa);
+    let text = format!("{} {}\n", scene.name(), scene.key.public());
+    let settings = |settings| Case { settings, ..case("2048 bits", true, text.clone()) };
+    scene.check(settings("  RequiredRSASize 2048")).await;
+    let short = Case { accepted: false, ..settings("  RequiredRSASize 3072") };
+    let error = scene.check(short).await.expect("refused").to_string();
+    assert!(error.contains("it has 2048 bits, and RequiredRSASize asks for 3072; give the host"), "{error}");
+}
+
+#[tokio::test]
 async fn plain_keys() {
     let scene = Scene::new(None);
     let (name, key, other) = (scene.name(), scene.key.public(), scene.other.public());

@@ -16,6 +16,7 @@ use super::clock::{Clock, Late};
 use super::config::{Config, Method, SYSTEM_SSH};
 use super::handler::{Client, SharedReport};
 use super::identity::{Agent, Identity, Shown, SignedBy, gather};
+use super::key_length;
 use super::keyring::{KeyFileError, Keyring};
 use super::options::{Prompter, Question, SshOptions};
 
@@ -90,6 +91,9 @@ pub(crate) async fn authenticate(
         agent = clock.within(meet_agent(handle, config, &mut problems)).await?;
         let held = agent.as_ref().map(|agent| agent.identities.as_slice()).unwrap_or_default();
         identities = gather(config, held, &mut problems);
+        if config.token_keys {
+            problems.push(format!("keys of PKCS11Provider are not used: {SYSTEM_SSH}"));
+        }
     }
     let asker = Asker {
         prompter: if config.prompts > 0 { options.prompter.as_deref() } else { None },
@@ -267,11 +271,15 @@ impl Conversation<'_> {
             (Shown::Locked, SignedBy::Agent(_)) => return Ok(Outcome::Skipped),
             (shown, _) => shown,
         };
-        let (algorithm, certified) = match &shown {
-            Shown::Key(key) => (key.algorithm(), false),
-            Shown::Certificate(certificate) => (certificate.algorithm(), true),
+        let (algorithm, key, certified) = match &shown {
+            Shown::Key(key) => (key.algorithm(), key.key_data(), false),
+            Shown::Certificate(certificate) => (certificate.algorithm(), certificate.public_key(), true),
             Shown::Locked => return Ok(Outcome::Skipped),
         };
+        if let Err(short) = key_length::check(key, self.config.required_rsa_bits) {
+            self.problems.push(format!("{label}: {short}"));
+            return Ok(Outcome::Skipped);
+        }
         let hash = match self.hash_for(&algorithm, certified).await? {
             Ok(hash) => hash,
             Err(reason) => {

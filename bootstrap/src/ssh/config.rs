@@ -1,7 +1,6 @@
 //! The effective configuration of one host.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,13 +54,18 @@ pub(crate) struct Config {
     pub alive_count_max: usize,
     pub compression: bool,
     pub family: Family,
-    pub bind_address: Option<IpAddr>,
+    /// The address, or a name of it, that connections come from.
+    pub bind_address: Option<String>,
     /// The ways of authenticating that may be used, best first.
     pub methods: Vec<Method>,
     /// How often a person is asked for one secret; 0 in batch mode.
     pub prompts: u32,
     /// Ways of authenticating that the configuration asks for and that only the `ssh` program knows.
     pub foreign: Vec<&'static str>,
+    /// Whether keys of a device are to be used by way of a PKCS#11 library, which is not done here.
+    pub token_keys: bool,
+    /// The fewest bits that an RSA key may have, a server's or our own.
+    pub required_rsa_bits: u32,
     pub algorithms: AlgorithmSettings,
     pub variables: Variables,
     /// Whether an agent is to be forwarded, which is not done here.
@@ -231,7 +235,7 @@ impl Config {
             }
             (None, None) => 22,
         };
-        let jump = get.text("proxyjump").filter(|text| !text.eq_ignore_ascii_case("none"));
+        let jump = get.name("proxyjump");
         // Names of hosts are compared in lower case, and ssh takes the alias for one.
         let alias = get.text("hostkeyalias").map(str::to_ascii_lowercase);
         let mut tokens = Tokens {
@@ -257,13 +261,15 @@ impl Config {
             return Err(ConfigError::Unsupported("ProxyUseFdpass"));
         }
         // What it says can forbid a key as well as allow one, so it cannot be left out.
-        if get.text("knownhostscommand").is_some_and(|command| !command.eq_ignore_ascii_case("none")) {
+        if get.name("knownhostscommand").is_some() {
             return Err(ConfigError::Unsupported("KnownHostsCommand"));
         }
-        let proxy_command = match get.text("proxycommand") {
-            Some(command) if jump.is_none() && !command.eq_ignore_ascii_case("none") => {
-                Some(tokens.command(command).map_err(expand("ProxyCommand"))?)
-            }
+        // A connection by another way than the wanted one may end at another host.
+        if get.name("bindinterface").is_some() {
+            return Err(ConfigError::Unsupported("BindInterface"));
+        }
+        let proxy_command = match get.name("proxycommand") {
+            Some(command) if jump.is_none() => Some(tokens.command(command).map_err(expand("ProxyCommand"))?),
             _ => None,
         };
         let files = |keyword: &'static str, usual: &[&str]| -> Result<Vec<PathBuf>, ConfigError> {
@@ -299,10 +305,7 @@ impl Config {
                 "GlobalKnownHostsFile",
                 &["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"],
             )?,
-            revoked_host_keys: match get
-                .text("revokedhostkeys")
-                .filter(|text| !text.eq_ignore_ascii_case("none"))
-            {
+            revoked_host_keys: match get.name("revokedhostkeys") {
                 Some(name) => Some(tokens.path(name).map_err(expand("RevokedHostKeys"))?),
                 None => None,
             },
@@ -323,10 +326,7 @@ impl Config {
                 "inet6" => Family::V6,
                 _ => Family::Any,
             },
-            bind_address: match get.text("bindaddress") {
-                Some(text) if text != "none" => Some(text.parse().map_err(|_| bad("BindAddress", text))?),
-                _ => None,
-            },
+            bind_address: get.name("bindaddress").map(str::to_owned),
             methods: methods(&get)?,
             foreign: [
                 ("gssapi-with-mic", get.flag("gssapiauthentication", false)?),
@@ -335,6 +335,9 @@ impl Config {
             .into_iter()
             .filter_map(|(name, wanted)| wanted.then_some(name))
             .collect(),
+            token_keys: get.name("pkcs11provider").is_some(),
+            // As many as ssh asks for at the least.
+            required_rsa_bits: get.number("requiredrsasize", "RequiredRSASize", 1024)?.max(1024),
             prompts,
             algorithms: AlgorithmSettings {
                 kex: get.text("kexalgorithms").map(str::to_owned),
@@ -451,6 +454,11 @@ struct Settings<'a> {
 impl Settings<'_> {
     fn text(&self, keyword: &str) -> Option<&str> {
         self.raw.get(keyword)?.first()?.first().map(String::as_str)
+    }
+
+    /// What is neither missing nor `none`.
+    fn name(&self, keyword: &str) -> Option<&str> {
+        self.text(keyword).filter(|text| !text.eq_ignore_ascii_case("none"))
     }
 
     fn words(&self, keyword: &str) -> impl Iterator<Item = &String> {

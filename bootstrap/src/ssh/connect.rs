@@ -25,7 +25,7 @@ use super::jumps::{self, HOPS, Hop};
 use super::options::{SshOptions, SshTarget};
 use super::prompt::{Haste, Prompt};
 use super::pump;
-use super::resolve;
+use super::resolve::{self, ResolveError};
 use super::session::{Parts, Session};
 use super::stream::{Heard, Line};
 use crate::error::{Class, LaunchError, Step};
@@ -224,8 +224,19 @@ impl Attempts {
             Ok(Err(e)) => return Err(Failure::Final(self.error(Step::Resolve, Class::Resolve).because(e))),
             Ok(Ok(addresses)) => addresses,
         };
+        let origins = match &self.config.bind_address {
+            Some(name) => match clock.within(resolve::addresses(name, *family)).await {
+                Err(e) => return Err(Failure::Final(self.late(Step::Resolve, e))),
+                Ok(Err(source)) => {
+                    let error = BindAddress { name: name.clone(), source };
+                    return Err(Failure::Final(self.error(Step::Resolve, Class::Resolve).because(error)));
+                }
+                Ok(Ok(origins)) => Some(origins),
+            },
+            None => None,
+        };
         self.begin(Step::Connect);
-        let dialing = dial::endpoints(addresses, self.config.bind_address);
+        let dialing = dial::endpoints(addresses, origins);
         let stream = match clock.within(dialing).await {
             Err(e) => return Err(Failure::Final(self.late(Step::Connect, e))),
             Ok(Err(e)) => return Err(Failure::Final(self.error(Step::Connect, Class::Connect).because(e))),
@@ -363,6 +374,13 @@ impl Attempts {
             None => failure,
         }
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("BindAddress {name}: {source}")]
+struct BindAddress {
+    name: String,
+    source: ResolveError,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -77,14 +77,14 @@ pub struct DialError {
 ///
 /// # Errors
 /// That of the first address, if none answers.
-pub async fn tcp(addresses: &[IpAddr], port: u16, bind: Option<IpAddr>) -> Result<TcpStream, DialError> {
-    endpoints(addresses.iter().map(|&ip| SocketAddr::new(ip, port)).collect(), bind).await
+pub async fn tcp(addresses: &[IpAddr], port: u16) -> Result<TcpStream, DialError> {
+    endpoints(addresses.iter().map(|&ip| SocketAddr::new(ip, port)).collect(), None).await
 }
 
-/// The same for addresses with ports.
+/// The same for addresses with ports, from one of the addresses in `origins` where that is given: the first of the same family.
 pub(crate) async fn endpoints(
     addresses: Vec<SocketAddr>,
-    bind: Option<IpAddr>,
+    origins: Option<Vec<IpAddr>>,
 ) -> Result<TcpStream, DialError> {
     let mut waiting = addresses.into_iter();
     let mut running = JoinSet::new();
@@ -92,9 +92,17 @@ pub(crate) async fn endpoints(
     loop {
         let next = waiting.next();
         if let Some(address) = next {
-            running.spawn(
-                async move { one(address, bind).await.map_err(|source| DialError { address, source }) },
-            );
+            let origin = origins.as_ref().map(|origins| {
+                let near = origins.iter().copied().find(|origin| origin.is_ipv4() == address.is_ipv4());
+                near.ok_or_else(|| io::Error::other(OtherFamily))
+            });
+            running.spawn(async move {
+                let connected = match origin.transpose() {
+                    Ok(origin) => one(address, origin).await,
+                    Err(error) => Err(error),
+                };
+                connected.map_err(|source| DialError { address, source })
+            });
         }
         let more = waiting.len() > 0;
         loop {
@@ -123,13 +131,18 @@ pub(crate) async fn endpoints(
     }
 }
 
-async fn one(address: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
+/// Connections of one family come from an address of that family.
+#[derive(Debug, thiserror::Error)]
+#[error("BindAddress has no address of this family")]
+struct OtherFamily;
+
+async fn one(address: SocketAddr, origin: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // As ssh's TCPKeepAlive: a peer that vanished is noticed some day, even without keepalive of the protocol.
     socket.set_keepalive(true)?;
     socket.set_nodelay(true)?;
-    if let Some(bind) = bind {
-        socket.bind(SocketAddr::new(bind, 0))?;
+    if let Some(origin) = origin {
+        socket.bind(SocketAddr::new(origin, 0))?;
     }
     socket.connect(address).await
 }
@@ -224,11 +237,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.2:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let addresses = ["127.0.0.3".parse().expect("an address"), "127.0.0.2".parse().expect("an address")];
-        let stream = tcp(&addresses, port, None).await.expect("the second address answers");
+        let stream = tcp(&addresses, port).await.expect("the second address answers");
         assert_eq!(stream.peer_addr().expect("connected").ip(), addresses[1]);
 
         drop(listener);
-        let refused = tcp(&addresses, port, None).await.expect_err("nobody listens");
+        let refused = tcp(&addresses, port).await.expect_err("nobody listens");
         assert_eq!(refused.address.ip(), addresses[0]);
         assert_eq!(refused.source.kind(), io::ErrorKind::ConnectionRefused);
     }

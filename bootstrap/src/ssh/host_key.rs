@@ -10,6 +10,7 @@ use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 
 use super::algorithms::{self, KnownAlgorithms, NoneLeft};
 use super::config::{Config, Strictness};
+use super::key_length::{self, ShortKey};
 use super::known_hosts::{KnownHosts, Place, Standing, name_with_port};
 use super::krl;
 use super::remedy::Whereabouts;
@@ -57,6 +58,16 @@ pub enum HostKeyError {
         file: PathBuf,
         /// The line in it, counted from 1, where that is known.
         line: Option<usize>,
+    },
+    /// It is too short to be trusted.
+    #[error("{name} shows {shown}: {short}")]
+    Short {
+        /// The host as known hosts files name it.
+        name: String,
+        /// What it showed.
+        shown: ShownKey,
+        /// By how much.
+        short: ShortKey,
     },
     /// The list of revoked keys cannot be used, so no key can be trusted.
     #[error("the list of revoked keys in {} cannot be used: {reason}", file.display())]
@@ -164,6 +175,7 @@ pub(crate) struct HostKeys {
     hash_names: bool,
     revoked_file: Option<PathBuf>,
     strictness: Strictness,
+    required_rsa_bits: u32,
     ca_algorithms: Vec<Algorithm>,
 }
 
@@ -183,6 +195,7 @@ impl HostKeys {
             hash_names: config.hash_known_hosts,
             revoked_file: config.revoked_host_keys.clone(),
             strictness: config.strictness,
+            required_rsa_bits: config.required_rsa_bits,
             ca_algorithms: algorithms::ca_signatures(&config.algorithms)?,
         })
     }
@@ -211,6 +224,11 @@ impl HostKeys {
         certificate: Option<&Certificate>,
     ) -> Result<Accepted, HostKeyError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        key_length::check(key.key_data(), self.required_rsa_bits).map_err(|short| HostKeyError::Short {
+            name: self.name.clone(),
+            shown: ShownKey::of(key.key_data()),
+            short,
+        })?;
         self.check_revocation_list(key.key_data(), certificate)?;
         let known = KnownHosts::read(&self.files, &self.name);
         let bare = self.bare.as_ref().map(|bare| KnownHosts::read(&self.files, bare));

@@ -6,11 +6,11 @@
 //! What is honoured of a configuration: HostName, User, Port, AddressFamily, BindAddress, ProxyJump, ProxyCommand,
 //! ConnectTimeout, ServerAliveInterval and ServerAliveCountMax, Compression, SetEnv, SendEnv; IdentityFile, CertificateFile,
 //! IdentitiesOnly, IdentityAgent, PreferredAuthentications, PubkeyAuthentication, PubkeyAcceptedAlgorithms, PasswordAuthentication,
-//! KbdInteractiveAuthentication, NumberOfPasswordPrompts, BatchMode; UserKnownHostsFile, GlobalKnownHostsFile,
+//! KbdInteractiveAuthentication, NumberOfPasswordPrompts, BatchMode, RequiredRSASize; UserKnownHostsFile, GlobalKnownHostsFile,
 //! StrictHostKeyChecking (`ask` means `yes`: nobody is asked), HostKeyAlias, HashKnownHosts, RevokedHostKeys,
 //! CASignatureAlgorithms; HostKeyAlgorithms, KexAlgorithms, Ciphers, MACs. Other ways of authenticating, such as
 //! Kerberos and keys in hardware without an agent, are the system `ssh`'s, which can be used as a command instead; so is
-//! KnownHostsCommand, which is an error here, and ForwardAgent, which is not done here and warned of.
+//! KnownHostsCommand and BindInterface, which are errors here, and ForwardAgent, which is not done here and warned of.
 
 mod algorithms;
 mod auth;
@@ -30,6 +30,7 @@ mod handler;
 mod host_key;
 mod identity;
 mod jumps;
+mod key_length;
 mod keyring;
 mod known_hosts;
 mod krl;
@@ -52,6 +53,7 @@ pub use exec::{Exec, Process};
 pub use gate::{Gate, HANDSHAKES};
 pub use host_key::{CertificateProblem, HostKeyError, ShownKey};
 pub use jumps::{JumpHosts, PASSENGERS};
+pub use key_length::ShortKey;
 pub use keyring::Keyring;
 pub use options::{Answer, ConfigFiles, Prompter, Question, Secret, SshOptions, SshTarget, Watcher};
 pub use pump::{ExecError, ExitStatus, Stderr, Stdin, Stdout};

@@ -42,6 +42,12 @@ impl Whereabouts<'_> {
                     None => NOWHERE.to_owned(),
                 }
             }
+            HostKeyError::Short { .. } => {
+                return Some(
+                    "give the host a longer key or one of another kind, or set RequiredRSASize lower for it"
+                        .to_owned(),
+                );
+            }
             _ => return None,
         };
         let bad = KnownHosts::read(self.files, self.name).bad;

@@ -59,7 +59,7 @@ async fn connect(host: &str, port: u16, family: DialFamily) -> Result<TcpStream,
     };
     let addresses = name::addresses(host, family).await;
     let addresses = addresses.map_err(|error| DialReport::Unresolved(error.to_string()))?;
-    let stream = dial_tcp(&addresses, port, None).await;
+    let stream = dial_tcp(&addresses, port).await;
     stream.map_err(|error| DialReport::Unreached(error.to_string()))
 }
 
