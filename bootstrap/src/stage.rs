@@ -107,12 +107,20 @@ pub enum StageError {
     /// The limit of memory cannot be set.
     #[error("the limit of memory cannot be set there")]
     Memory,
+    /// A variable cannot be set: a shell has some for itself, such as `UID`.
+    #[error("the shell there does not let {} be set", named(.0))]
+    Variable(String),
     /// What was started does not speak as a worker does.
     #[error("what was started is not the worker")]
     NotTheWorker,
     /// The far side ended before the worker spoke.
     #[error("it ended before the worker spoke")]
     Ended,
+}
+
+/// What the far side says it is, or nothing: the shell then reads no encoded values at all.
+fn named(variable: &str) -> String {
+    if variable.is_empty() { "any variable".to_owned() } else { format!("the variable {variable:?}") }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -422,6 +430,7 @@ impl Stage {
                     Some("chdir") => StageError::Chdir,
                     Some("nice") => StageError::Nice,
                     Some("memory") => StageError::Memory,
+                    Some("env") => StageError::Variable(words.next().unwrap_or_default().into()),
                     _ => self.unexpected(message),
                 });
             }

@@ -15,15 +15,24 @@ shift 5;
 say() { echo "$_A $*"; };
 die() { say fail "$@"; exit 1; };
 
-# A backslash, though there is none in this text.
-slash() { _b=$(awk -v f=%c "BEGIN{printf f,92}" 2>/dev/null); [ "$_b" ] || _b=$(echo B | tr A-C "[-]"); };
+# A backslash, though there is none in this text; and what reads _ooo as its own: of the shell, since all can see the arguments
+# of a program.
+slash() {
+  _b=$(awk -v f=%c "BEGIN{printf f,92}" 2>/dev/null);
+  [ "$_b" ] || _b=$(echo B | tr A-C "[-]");
+  case $(command -v printf)/$(command -v print) in
+    printf/*) read_o() { printf %b "$1"; };;
+    *f/print|/print) read_o() { print -n -- "$1"; };;
+    *) ECHO_STYLE=SYSV; read_o() { echo "$1"; };;
+  esac;
+  [ "$(read_o "${_b}0101")" = A ] || die env; };
 # Decodes $1 into v.
 plain() {
   _v=$1 _o=;
   case $_v in *_*)
     [ "$_b" ] || slash;
     while case $_v in *_*) ;; *) false;; esac; do _o=$_o${_v%%_*}${_b}0; _v=${_v#*_}; done;
-    _v=$(printf %bx "$_o$_v"); _v=${_v%x};;
+    _v=$(read_o "$_o${_v}x"); _v=${_v%x};;
   esac; };
 for _x in "$@"; do
   shift;
@@ -62,10 +71,20 @@ for _x in /lib/ld-musl-*; do [ -e "$_x" ] && _L=musl; done;
 _B=;
 [ -r /proc/sys/kernel/random/boot_id ] && read -r _B </proc/sys/kernel/random/boot_id;
 
+# Whether nobody else can put another folder in the place of d: what holds it is ours, or lets only owners rename. The folders
+# below /var/tmp and the like stand in such places.
+held() {
+  case $_d in
+    */farcall)
+      case $_d in "${HOME:-/none}"/.cache/*) [ -O "$HOME" ] || return;; esac;
+      _o=${_d%/*};
+      if [ -e "$_o" ]; then [ -O "$_o" ] || [ -k "$_o" ]; fi;;
+  esac; };
 # Calls its arguments for each folder d of the ladder until one serves.
 each() {
+  _w=;
   for _d in "${XDG_CACHE_HOME:+$XDG_CACHE_HOME/farcall}" "${HOME:+$HOME/.cache/farcall}" "/var/tmp/farcall-$_U" "/tmp/farcall-$_U" "/dev/shm/farcall-$_U" "${XDG_RUNTIME_DIR:+$XDG_RUNTIME_DIR/farcall}"; do
-    case $_d in /*) "$@" && return;; esac;
+    case $_d in /*) if held; then "$@" && return; else _w="$_w $_d=not-ours"; fi;; esac;
   done;
   return 1; };
 # Whether d is a real directory, ours alone: one look that follows no link, so that nothing can change in between.
@@ -84,12 +103,11 @@ name() { _k=${_D%????????????????????????????????????????????????} _f=$_d/farcal
 # Notes that it was used. An empty file of its own takes that note without a process.
 used() { { true >"$_d/.u-$_k"; } 2>/dev/null; };
 # Whether d is our own and programs may run there, looking at f as well: s is all that shows of it, the moment of its last
-# change above all, which nobody can set. Not every ls tells that to the second.
+# change above all, which nobody can set. Not every ls tells that to the second. Nothing is run before d is known to be ours.
 look() {
-  _s=$(ls -dilnc --full-time "$_d" "$_f" 2>/dev/null & "$_d/.x" 2>/dev/null; _x=$?; wait; exit $_x) || runs || return 1;
-  [ "$_s" ] || _s=$(ls -dilnc "$_d" "$_f" 2>/dev/null);
+  _s=$(ls -dilnc --full-time "$_d" "$_f" 2>/dev/null || ls -dilnc "$_d" "$_f" 2>/dev/null);
   set -- $_s;
-  case $2/$4 in drwx--[-S]---*/$_U) ;; *) return 1;; esac;
+  case $2/$4 in drwx--[-S]---*/$_U) runs || return 1;; *) return 1;; esac;
   _s=${_s#* "$_d"};
   set -- $_s;
   _s="$_B $*"; };
@@ -201,7 +219,7 @@ if [ "$_e" ]; then
   say env;
   hear;
   slash;
-  for _x in $_l; do plain "${_x#*=}"; case $_x in PATH=*) _y=1 _s=$_v;; *) export "${_x%%=*}=$_v";; esac; done;
+  for _x in $_l; do plain "${_x#*=}"; case $_x in PATH=*) _y=1 _s=$_v;; *) (export "${_x%%=*}=") 2>/dev/null || die env "${_x%%=*}"; export "${_x%%=*}=$_v";; esac; done;
 fi;
 trap - 0 1 2 13 15;
 echo "$_r";

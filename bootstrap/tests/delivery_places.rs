@@ -133,11 +133,57 @@ async fn a_cache_folder_of_somebody_else_or_a_link_or_open_to_others_is_passed_o
         let place = Place::new().mounts(LADDER);
         fs::create_dir(place.home().join(".cache")).expect("made");
         spoil(&place.cache());
-        // Bait: what lies there under the right name is not run.
-        let digest = shipped().digest().to_string();
-        let bait = place.cache().join(format!("farcall-{}", &digest[..16]));
-        let _ = fs::copy(env!("CARGO_BIN_EXE_farcall-bootstrap-test-worker"), &bait);
+        let bait = Bait::new(&place);
         assert_eq!(delivered_to(&place).await, Path::new("/var/tmp/farcall-0"), "kind {kind}");
+        bait.was_left_alone();
+    }
+}
+
+/// What lies in a folder under the right names, and is not to be run.
+struct Bait(PathBuf);
+
+impl Bait {
+    fn new(place: &Place) -> Bait {
+        let ran = place.home().join("ran");
+        // It may be no folder.
+        let _ = fs::write(place.cache().join(".x"), format!("#!/bin/sh\n: >{}\n", ran.display()));
+        let _ = fs::set_permissions(place.cache().join(".x"), fs::Permissions::from_mode(0o755));
+        let digest = shipped().digest().to_string();
+        let worker = place.cache().join(format!("farcall-{}", &digest[..16]));
+        let _ = fs::copy(env!("CARGO_BIN_EXE_farcall-bootstrap-test-worker"), worker);
+        Bait(ran)
+    }
+
+    fn was_left_alone(&self) {
+        assert!(!self.0.exists(), "something was run from there");
+    }
+}
+
+/// Whoever owns what holds a folder can put another in its place.
+#[tokio::test]
+async fn a_cache_folder_in_a_folder_of_somebody_else_is_passed_over() {
+    let given = |path: &Path| chown(path, Some(1234), Some(1234)).expect("given away");
+    let give: [fn(&Place, &dyn Fn(&Path)); 2] =
+        [|place, given| given(&place.home().join(".cache")), |place, given| given(&place.home())];
+    for give in give {
+        let place = Place::new().mounts(LADDER);
+        fs::create_dir_all(place.cache()).expect("made");
+        fs::set_permissions(place.cache(), fs::Permissions::from_mode(0o700)).expect("private");
+        give(&place, &given);
+        let bait = Bait::new(&place);
+        assert_eq!(delivered_to(&place).await, Path::new("/var/tmp/farcall-0"));
+        bait.was_left_alone();
+    }
+    // In a folder like /tmp only owners rename.
+    for (mode, served) in [(0o777, false), (0o1777, true)] {
+        let place = Place::new().mounts(LADDER);
+        let folder = place.home().join("theirs");
+        fs::create_dir(&folder).expect("made");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("open to all");
+        given(&folder);
+        let place = place.variable(format!("XDG_CACHE_HOME={}", folder.display()));
+        let expected = if served { folder.join("farcall") } else { place.cache() };
+        assert_eq!(delivered_to(&place).await, expected, "mode {mode:o}");
     }
 }
 
@@ -365,7 +411,7 @@ async fn settings_that_the_place_refuses_are_named() {
     assert_eq!(error.hint(), Some("give a folder that the account there can make or enter"));
 
     let place = Place::new().login(&["setpriv", "--reuid=1234", "--clear-groups", "bash", "-c"]);
-    fs::set_permissions(place.home(), fs::Permissions::from_mode(0o777)).expect("open");
+    chown(place.home(), Some(1234), Some(1234)).expect("given");
     let nice = LaunchOptions { nice: Some(-5), ..options() };
     let error = refused(&place, &nice).await;
     assert!(error.to_string().contains("niceness"), "{error}");

@@ -121,6 +121,31 @@ posix_shells! {
     yash: "yash";
 }
 
+/// Everybody can read the arguments of a program, and not every shell can do all by itself.
+#[tokio::test]
+async fn values_of_variables_are_no_arguments_of_any_program() {
+    for shell in ["bash", "dash", "zsh", "ksh93", "mksh", "busybox", "yash"] {
+        let place = Place::new().shell(shell);
+        let shown = place.home().join("shown");
+        let script = format!("echo \"$*\" >>{}\nexec /usr/bin/printf \"$@\"", shown.display());
+        let place = place.tool("printf", &script);
+        let settings = LaunchOptions { env: vec![("SECRET".into(), "hunter2 * x_y".into())], ..options() };
+        let worker = place.start(&program(), &settings).await.expect("started");
+        assert!(worker.proc("environ").split('\0').any(|other| other == "SECRET=hunter2 * x_y"), "{shell}");
+        worker.echo_and_end().await;
+        let shown = std::fs::read_to_string(shown).unwrap_or_default();
+        assert!(!shown.contains("hunter2"), "{shell}: {shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_variable_that_a_shell_has_for_itself_is_named() {
+    let place = Place::new().shell("bash");
+    let settings = LaunchOptions { env: vec![("UID".into(), "1000".into())], ..options() };
+    let error = place.start(&program(), &settings).await.err().expect("refused").to_string();
+    assert!(error.contains("the shell there does not let the variable \"UID\" be set"), "{error}");
+}
+
 #[tokio::test]
 async fn busybox_alone_is_enough() {
     all_ways(Place::new().only_busybox().login(&["busybox", "sh", "-c"])).await;
