@@ -14,6 +14,7 @@ mod outcome;
 mod output;
 mod place;
 mod prompt;
+mod run_clock;
 mod run_loop;
 mod run_plan;
 mod runner;

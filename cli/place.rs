@@ -73,7 +73,7 @@ fn spec(host: &Host, label: &Host, connect: &ConnectArgs) -> Result<Spec, PlaceE
         spec = spec.user(user);
     }
     if !settings.split('&').any(|setting| setting.starts_with("start_limit=")) {
-        spec = spec.start_limit(connect.connect_limit * START_FACTOR);
+        spec = spec.start_limit(connect.connect_limit() * START_FACTOR);
     }
     // Workers carry the name that people see, which is unique in a run, into lists of processes and logs.
     if spec.asked_id().is_none() {
@@ -104,6 +104,9 @@ pub(crate) fn program(environment: &Environment) -> io::Result<Program> {
 pub(crate) fn ssh(connect: &ConnectArgs, environment: &Environment) -> SshOptions {
     let mut settings: Vec<String> =
         connect.options.iter().map(|option| format!("{}={}", option.key, option.value)).collect();
+    // What was asked for here comes before what a file says, which knows whole seconds only.
+    settings
+        .extend(connect.asked_limit.map(|limit| format!("ConnectTimeout={}", limit.as_secs_f64().ceil())));
     settings.extend(connect.jump.iter().map(|jump| format!("ProxyJump={jump}")));
     SshOptions {
         files: config_files(connect),
@@ -111,7 +114,7 @@ pub(crate) fn ssh(connect: &ConnectArgs, environment: &Environment) -> SshOption
         identity_files: connect.identities.clone(),
         home: environment.variables.get("HOME").map(Into::into),
         environment: environment.variables.clone(),
-        limit: connect.connect_limit,
+        limit: connect.connect_limit(),
         prompter: Some(Arc::new(Terminal)),
         ..SshOptions::default()
     }
@@ -172,7 +175,7 @@ mod tests {
             &connect("-J b1,b2 -i key -F none -o Port=2222 -o User=x -t 7"),
             &Environment { variables: [("HOME".into(), "/h".into())].into(), ..Environment::default() },
         );
-        assert_eq!(options.settings, ["Port=2222", "User=x", "ProxyJump=b1,b2"]);
+        assert_eq!(options.settings, ["Port=2222", "User=x", "ConnectTimeout=7", "ProxyJump=b1,b2"]);
         assert_eq!(options.identity_files, [std::path::PathBuf::from("key")]);
         assert_eq!((options.files, options.limit), (ConfigFiles::None, Duration::from_secs(7)));
         assert_eq!(options.home, Some("/h".into()));

@@ -6,13 +6,21 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use farcall::ssh::{Answer, Prompter, Question, Secret};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr};
 use tokio::sync::oneshot;
 
 use crate::text::one_line;
 
-/// The terminal whose echo is off, as it was before.
-static CHANGED: Mutex<Option<(File, Termios)>> = Mutex::new(None);
+/// The terminal's echo: whoever changes it holds this meanwhile.
+static ECHO: Mutex<Echo> = Mutex::new(Echo::On);
+
+enum Echo {
+    On,
+    /// The terminal as it was before.
+    Off(File, Termios),
+    /// The program is about to end, and nothing is asked any more.
+    Over,
+}
 
 /// The terminal that controls this process, whatever its standard streams are. Without one, every question is declined.
 pub(crate) struct Terminal;
@@ -29,29 +37,51 @@ impl Prompter for Terminal {
     }
 }
 
-/// Gives the terminal its echo back, if a question is still open: to be called before the program ends.
+/// Gives the terminal its echo back, if a question is still open, and asks nothing any more: to be called before the program
+/// ends.
 pub(crate) fn restore() {
-    let changed = CHANGED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some((terminal, before)) = changed {
-        let _ = tcsetattr(&terminal, OptionalActions::Drain, &before);
+    turn_on(&mut ECHO.lock().unwrap_or_else(PoisonError::into_inner), Echo::Over);
+}
+
+fn turn_on(echo: &mut Echo, then: Echo) {
+    if let Echo::Off(terminal, before) = std::mem::replace(echo, then) {
+        // At once: a terminal that was stopped takes nothing more.
+        let _ = tcsetattr(&terminal, OptionalActions::Now, &before);
         let _ = writeln!(&terminal);
     }
+}
+
+/// Has the terminal show what is typed, or nothing of it, unless all is over. One that shows nothing already, for a question that
+/// was given up, stays so, and how it was before that is kept.
+fn begin(echo: &mut Echo, terminal: &File, shown: bool) -> Option<()> {
+    match echo {
+        Echo::Over => return None,
+        Echo::On if shown => return Some(()),
+        Echo::Off(..) => {}
+        Echo::On => {
+            let before = tcgetattr(terminal).ok()?;
+            let mut silent = before.clone();
+            silent.local_modes.remove(LocalModes::ECHO);
+            let other = terminal.try_clone().ok()?;
+            tcsetattr(terminal, OptionalActions::Now, &silent).ok()?;
+            *echo = Echo::Off(other, before);
+        }
+    }
+    // What was typed before the question was not meant for it.
+    let _ = tcflush(terminal, QueueSelector::IFlush);
+    Some(())
 }
 
 fn ask(question: &Question) -> Option<Secret> {
     let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
     let (text, echo) = prompt(question);
-    if !echo {
-        let before = tcgetattr(&terminal).ok()?;
-        let mut silent = before.clone();
-        silent.local_modes.remove(LocalModes::ECHO);
-        let other = terminal.try_clone().ok()?;
-        *CHANGED.lock().unwrap_or_else(PoisonError::into_inner) = Some((other, before));
-        // What was typed before the question was not meant for it.
-        tcsetattr(&terminal, OptionalActions::Flush, &silent).ok()?;
-    }
+    let state = || ECHO.lock().unwrap_or_else(PoisonError::into_inner);
+    begin(&mut state(), &terminal, echo)?;
     let answer = (&terminal).write_all(text.as_bytes()).ok().and_then(|()| line(&terminal));
-    restore();
+    let mut state = state();
+    if !matches!(*state, Echo::Over) {
+        turn_on(&mut state, Echo::On);
+    }
     answer.map(Secret::new)
 }
 

@@ -9,12 +9,14 @@ use std::future::Future;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::exit::Interrupt;
 use crate::outcome::Outcome;
 use crate::output::{Event, HostId, Output, OutputError, Stream};
+use crate::run_clock::RunClock;
 use crate::run_plan::{Action, AttemptEnd, RunPlan};
 
 /// How many reports wait for the loop, and how many events for the thread that shows them. Each holds one read of a
@@ -140,12 +142,16 @@ where
     let mut attempts = Attempts { set: JoinSet::new(), handles: HashMap::new(), reports };
     let mut pending: VecDeque<Order> = VecDeque::new();
     let mut interrupt = None;
+    let mut clock = RunClock::default();
     let (mut listening, mut left) = (true, false);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
 
     loop {
-        while let Some(action) = plan.poll_action(now()) {
+        // Whoever interrupts does not wait for a reader.
+        let stuck = interrupt.is_none() && orders.capacity() == 0;
+        clock.hold(stuck, now());
+        while let Some(action) = plan.poll_action(clock.show(now())) {
             match action {
                 Action::Start { host, attempt } => {
                     if attempt == 1 {
@@ -169,41 +175,40 @@ where
         if pending.is_empty() && plan.is_finished() {
             break;
         }
-        let due = plan.poll_timeout();
+        let due = plan.poll_timeout().map(|due| clock.when(due));
         tokio::select! {
             biased;
             which = interrupts.recv(), if listening => match which {
                 Some(_) if interrupt.is_some() => {
-                    plan.handle_interrupt(now());
+                    plan.handle_interrupt(clock.show(now()));
                     left = true;
                 }
                 Some(which) => {
                     interrupt = Some(which);
-                    plan.handle_interrupt(now());
+                    plan.handle_interrupt(clock.show(now()));
                     pending.push_back(Order::Note(interrupted(plan.active())));
                 }
                 None => listening = false,
             },
             room = orders.reserve(), if !pending.is_empty() => match room {
                 Ok(room) => room.send(pending.pop_front().expect("checked to be there")),
-                // It has ended early: for an error, or with a panic.
-                Err(_) => return match shown.await {
-                    Ok(Err(error)) => Err(error.into()),
-                    Ok(Ok(_)) | Err(_) => Err(RunError::ShowPanicked),
-                },
+                Err(_) => return Err(why_not_shown(shown).await),
             },
-            () = sleep_until(due), if due.is_some() => plan.handle_timeout(now()),
+            () = sleep_until(due), if due.is_some() && !stuck => plan.handle_timeout(clock.show(now())),
             Some(ended) = attempts.set.join_next(), if !attempts.set.is_empty() => match ended {
                 Err(error) if error.is_panic() => return Err(RunError::Panic(error)),
                 _ => {} // its end was reported, or it was aborted
             },
             _ = ticks.tick() => {
-                // When the queue is full, there is something to see anyway.
-                let _ = orders.try_send(Order::Tick(now() - began));
+                // When the queue is full, there is something to see anyway. Who reads no more is noticed here while hosts are
+                // silent.
+                if let Err(TrySendError::Closed(_)) = orders.try_send(Order::Tick(now() - began)) {
+                    return Err(why_not_shown(shown).await);
+                }
             }
             // Only while nothing waits to be shown: so a slow reader slows the hosts down.
             Some(report) = reported.recv(), if pending.is_empty() => match report {
-                Report::Running(host) => plan.handle_running(host, now()),
+                Report::Running(host) => plan.handle_running(host, clock.show(now())),
                 Report::Output(host, stream, bytes) => {
                     // What an attempt that was given up said before has no place after its host's result.
                     if attempts.handles.contains_key(&host) {
@@ -212,7 +217,7 @@ where
                 }
                 Report::Ended(host, end) => {
                     attempts.handles.remove(&host);
-                    plan.handle_ended(host, end, now());
+                    plan.handle_ended(host, end, clock.show(now()));
                 }
             },
         }
@@ -246,6 +251,14 @@ async fn leave(pending: VecDeque<Order>, orders: mpsc::Sender<Order>, shown: Sho
         shown.await.ok()?.ok()
     };
     tokio::time::timeout(LEAVING, showing).await.ok().flatten().unwrap_or_default()
+}
+
+/// Why the thread that shows things has ended early: an error, or a panic.
+async fn why_not_shown(shown: Shown) -> RunError {
+    match shown.await {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(_)) | Err(_) => RunError::ShowPanicked,
+    }
 }
 
 /// What to say at the first interrupt.

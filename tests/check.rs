@@ -7,16 +7,20 @@ use rustix::process::Signal;
 
 #[test]
 fn a_table_shows_each_step_and_what_failed() {
-    let program = Program::with_hosts(2);
+    let mut program = Program::with_hosts(2);
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let server = &program.servers[1];
+    program.servers.push(program::server().option("ForceCommand exit 3").start());
+    let [_, server, shut] = &program.servers[..] else { unreachable!("as many as were started") };
+    let key = server.client_key().path().display().to_string();
+    let stranger = server.config("stranger").replace(&key, "/nonexistent/key");
     let more = format!(
         "Host dead\n  HostName 127.0.0.1\n  Port {port}\nHost unknown\n  HostName 127.0.0.1\n  Port {}\n  \
          UserKnownHostsFile none\n  GlobalKnownHostsFile none\n",
         server.port()
     );
-    program.home.write("config", &(program.home.read("config") + &more));
-    let printed = program.run(&["check", "-w", "n1,dead,unknown,local"]);
+    let config = [program.home.read("config"), more, stranger, shut.config("shut")].concat();
+    program.home.write("config", &config);
+    let printed = program.run(&["check", "-w", "n1,dead,unknown,local,stranger,shut"]);
     assert_eq!(printed.code, 4, "{printed:?}");
     let rows: Vec<Vec<&str>> = printed.out.lines().map(|line| line.split_whitespace().collect()).collect();
     let platform = format!("{}-linux", std::env::consts::ARCH);
@@ -28,10 +32,14 @@ fn a_table_shows_each_step_and_what_failed() {
     assert_eq!(rows[3][0], "n1");
     assert!(rows[3][1..6].iter().all(|cell| cell.ends_with("ms")), "{:?}", rows[3]);
     assert_eq!(rows[3][6..], [&*platform, "ok"]);
-    assert_eq!((rows[4][0], &rows[4][3..]), ("unknown", &["FAILED"][..]));
+    assert_eq!((rows[4][0], &rows[4][5..]), ("shut", &["FAILED"][..]));
+    assert_eq!((rows[5][0], &rows[5][4..]), ("stranger", &["FAILED"][..]));
+    assert_eq!((rows[6][0], &rows[6][3..]), ("unknown", &["FAILED"][..]));
     assert!(printed.err.contains("unreachable (1): dead: connection refused"), "{}", printed.err);
     assert!(printed.err.contains("host key (1): unknown: "), "{}", printed.err);
     assert!(printed.err.contains("SHA256:"), "{}", printed.err);
+    assert!(printed.err.contains("unauthenticated (1): stranger: "), "{}", printed.err);
+    assert!(printed.err.contains("no worker (1): shut: "), "{}", printed.err);
     program.wait_until_idle();
 }
 

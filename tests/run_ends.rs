@@ -73,6 +73,24 @@ fn a_request_to_terminate_is_an_interrupt_with_its_own_code() {
     }
 }
 
+/// As in a job of a program that wants no zombies: the system then says nothing of children that end, unless asked.
+#[test]
+fn nothing_is_left_where_ends_of_children_are_ignored() {
+    let program = Program::alone();
+    let mark = mark("chld");
+    let usual = program.command(&["run", "-w", "local", "echo out; exit 3"]);
+    let mut command = std::process::Command::new("env");
+    command.env_clear().envs(usual.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+        .env("FARCALL_TEST", &mark)
+        .arg("--ignore-signal=CHLD")
+        .arg(usual.get_program())
+        .args(usual.get_args());
+    let output = command.output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"local: out\n"[..]), "{output:?}");
+    wait_until_none_has(&mark);
+}
+
 #[test]
 fn a_killed_coordinator_leaves_nothing_on_any_host() {
     let program = Program::with_hosts(2);

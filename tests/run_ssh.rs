@@ -184,7 +184,10 @@ fn a_server_that_says_nothing_is_given_up() {
     let program = Program::alone();
     program.home.write(
         "config",
-        &format!("Host silent\n  HostName 127.0.0.1\n  Port {}\n", silent.local_addr().unwrap().port()),
+        &format!(
+            "Host silent\n  HostName 127.0.0.1\n  Port {}\n  ConnectTimeout 1000\n",
+            silent.local_addr().unwrap().port()
+        ),
     );
     let printed = program.run(&["run", "-t", "1", "-w", "silent,local", "echo", "up"]);
     assert_eq!((printed.code, &*printed.out), (4, "local: up\n"));

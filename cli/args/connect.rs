@@ -31,16 +31,22 @@ pub(crate) struct ConnectArgs {
     #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", aliases = ["options"], value_parser = ssh_option)]
     pub(crate) options: Vec<SshOption>,
 
-    /// Limit for connecting: 15, 15s, 2m; starting a worker then may take four times as long
+    /// Limit for connecting: 15, 15s, 2m [default: 15s]; starting a worker then may take four times as long
     #[arg(
         short = 't',
         long = "connect-timeout",
         value_name = "TIME",
         alias = "connect_timeout",
-        default_value = "15s",
         value_parser = connect_limit
     )]
-    pub(crate) connect_limit: Duration,
+    pub(crate) asked_limit: Option<Duration>,
+}
+
+impl ConnectArgs {
+    /// How long connecting may take.
+    pub(crate) fn connect_limit(&self) -> Duration {
+        self.asked_limit.unwrap_or(Duration::from_secs(15))
+    }
 }
 
 /// One option of ssh_config, for every host.

@@ -49,12 +49,12 @@ fn numbers_and_times_are_typed() {
     let args = run("-a true");
     assert_eq!((args.running.at_once.get(), args.running.retries), (64, 0));
     assert_eq!(
-        (args.connect.connect_limit, args.running.command_limit),
+        (args.connect.connect_limit(), args.running.command_limit),
         (Duration::from_secs(15), Limit(None))
     );
     let args = run("-a -f 3 -t 2m -u 1h30m --retries 2 true");
     assert_eq!((args.running.at_once.get(), args.running.retries), (3, 2));
-    assert_eq!(args.connect.connect_limit, Duration::from_secs(120));
+    assert_eq!(args.connect.connect_limit(), Duration::from_secs(120));
     assert_eq!(args.running.command_limit, Limit(Some(Duration::from_secs(5400))));
 }
 

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use farcall::ssh::SshOptions;
 use farcall::{Gateway, Program, Spec, Step};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::CommandError;
@@ -46,14 +47,27 @@ pub(crate) fn run(args: &CheckArgs, environment: &Environment) -> Result<Exit, C
     let ssh = place::ssh(&args.connect, environment);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;
-    let checked = runtime.block_on(async {
-        let interrupts = interrupts().map_err(CommandError::Runtime)?;
+    let exit = runtime.block_on(async {
+        let mut interrupts = interrupts().map_err(CommandError::Runtime)?;
         let program = place::program(environment).map_err(CommandError::Program)?;
-        Ok::<_, CommandError>(check_all(specs, ssh, program, args.at_once.get().into(), interrupts).await)
-    })?;
+        let checked = check_all(specs, ssh, program, args.at_once.get().into(), &mut interrupts).await;
+        prompt::restore();
+        // By a thread of its own, which ends with the program: whoever reads may be stuck.
+        let (tell, shown) = oneshot::channel();
+        let json = args.json;
+        thread::Builder::new()
+            .name("show".to_owned())
+            .spawn(move || drop(tell.send(show(&labels, checked, json))))
+            .map_err(CommandError::Runtime)?;
+        tokio::select! {
+            shown = shown => shown.expect("a panic there is one of this program"),
+            Some(which) = interrupts.recv() => {
+                Ok(Ended { outcomes: &[], interrupt: Some(which), largest: false }.exit())
+            }
+        }
+    });
     runtime.shutdown_background();
-    prompt::restore();
-    show(&labels, checked, args.json)
+    exit
 }
 
 /// Shows the hosts that were checked, and what is wrong with them.
@@ -116,7 +130,7 @@ async fn check_all(
     ssh: SshOptions,
     program: Program,
     at_once: usize,
-    mut interrupts: mpsc::Receiver<Interrupt>,
+    interrupts: &mut mpsc::Receiver<Interrupt>,
 ) -> AllChecked {
     let places = Arc::new(Semaphore::new(at_once));
     let begun = Arc::new(Mutex::new(BTreeSet::new()));

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Com
         };
         let program = place::program(environment).map_err(CommandError::Program)?;
         let ssh = place::ssh(&job.connect, environment);
-        let limit = job.connect.connect_limit;
+        let limit = job.connect.connect_limit();
         let runner = Runner::new(specs, ssh, program, job.command.clone(), input, limit);
         let (attempts, finishes) = (runner.clone(), runner);
         job.run(

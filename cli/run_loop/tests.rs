@@ -335,6 +335,57 @@ async fn a_reader_that_has_gone_ends_the_run() {
     );
 }
 
+/// As a pager does whose reader takes an hour.
+#[tokio::test(start_paused = true)]
+async fn a_command_does_not_time_out_because_nobody_reads() {
+    let stuck = Stuck::default();
+    let limits = Limits { command: Some(Duration::from_secs(30)), ..limits() };
+    let stage = stage_on("n[1-3]", limits, Layout::Live, Box::new(stuck.clone()), Box::new(Page::default()));
+    let runner = async |attempt: Attempt| {
+        attempt.reporter.running().await;
+        for _ in 0..100 {
+            attempt.reporter.output(Stream::Stdout, b"more\n".to_vec()).await;
+        }
+        OK
+    };
+    let read = async {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        stuck.release();
+    };
+    let running =
+        carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), |_| (), nobody());
+    let (end, ()) = tokio::join!(running, read);
+    assert_eq!(end.unwrap().outcomes, vec![Outcome::Exited { code: 0 }; 3]);
+}
+
+#[tokio::test]
+async fn a_reader_that_has_gone_is_noticed_while_hosts_are_silent() {
+    /// Goes when it has got one thing.
+    struct Soon(bool);
+    impl Write for Soon {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if std::mem::replace(&mut self.0, true) {
+                Err(io::ErrorKind::BrokenPipe.into())
+            } else {
+                Ok(bytes.len())
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let stage = stage_on("a", limits(), Layout::Live, Box::new(Soon(false)), Box::new(Page::default()));
+    let runner = async |attempt: Attempt| -> AttemptEnd {
+        for _ in 0..3 {
+            attempt.reporter.output(Stream::Stdout, b"found\n".to_vec()).await;
+        }
+        std::future::pending().await
+    };
+    let end =
+        carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), |_| (), nobody()).await;
+    assert!(matches!(&end, Err(RunError::Output(OutputError::Screen(_)))), "{end:?}");
+}
+
 #[tokio::test]
 async fn what_is_said_after_the_result_is_not_shown() {
     let stage = stage("a,b", limits(), Layout::Live);

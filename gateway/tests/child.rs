@@ -7,7 +7,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use farcall::worker::child::{
-    Collected, Event, Input, Launch, Output, Running, SignalError, Size, SpawnError, Status, Step, Whom,
+    Collected, Ended, Event, Input, Launch, Output, Running, SignalError, Size, SpawnError, Status, Step,
+    Whom,
 };
 use farcall::worker::{guardian, limits};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -37,6 +38,12 @@ fn main() {
             ("drop_after_an_unseen_end_kills_the_group", drop_after_an_unseen_end_kills_the_group),
             ("drop_after_a_reported_end_kills_nobody", drop_after_a_reported_end_kills_nobody),
             ("signals_reach_process_or_group", signals_reach_process_or_group),
+            ("real_time_signals_are_sent", real_time_signals_are_sent),
+            ("each_output_ends_by_itself", each_output_ends_by_itself),
+            (
+                "an_output_on_hold_is_still_there_after_the_end",
+                an_output_on_hold_is_still_there_after_the_end,
+            ),
             ("output_held_open_is_cut_and_marked", output_held_open_is_cut_and_marked),
             ("output_held_open_by_a_chatterer_is_cut", output_held_open_by_a_chatterer_is_cut),
             ("late_reader_misses_nothing_of_a_cut_output", late_reader_misses_nothing_of_a_cut_output),
@@ -209,6 +216,7 @@ fn output_comes_whole_and_before_the_end() {
                 match running.next().await.expect("an event").expect("more before the end") {
                     Event::Stdout(bytes) => stdout += bytes.len(),
                     Event::Stderr(bytes) => stderr += bytes.len(),
+                    Event::StdoutEnd | Event::StderrEnd => {}
                     Event::Ended(ended) => break ended,
                 }
             };
@@ -424,11 +432,62 @@ fn drop_after_an_unseen_end_kills_the_group() {
     });
 }
 
+/// The next event but ends of single outputs, which must be its end.
+async fn end(running: &mut Running) -> Ended {
+    loop {
+        match running.next().await.expect("an event") {
+            Some(Event::StdoutEnd | Event::StderrEnd) => {}
+            Some(Event::Ended(ended)) => return ended,
+            other => panic!("expected the end, got {other:?}"),
+        }
+    }
+}
+
+fn each_output_ends_by_itself() {
+    block_on(async {
+        let mut running = shell("exec 2>&-; read line").stdin(Input::Piped).spawn().expect("start");
+        assert_eq!(running.next().await.expect("an event"), Some(Event::StderrEnd));
+        drop(running.stdin());
+        assert_eq!(running.next().await.expect("an event"), Some(Event::StdoutEnd));
+        assert_eq!(end(&mut running).await.status, Status::Code(1));
+    });
+}
+
+/// What is not read for now is neither lost nor taken for held open, however long that lasts.
+fn an_output_on_hold_is_still_there_after_the_end() {
+    block_on(async {
+        let mut running = shell("head -c 50000 /dev/zero; echo reason >&2").spawn().expect("start");
+        running.hold([true, false]);
+        assert_eq!(running.next().await.expect("an event"), Some(Event::Stderr(b"reason\n".to_vec())));
+        assert_eq!(running.next().await.expect("an event"), Some(Event::StderrEnd));
+        let late = tokio::time::timeout(Duration::from_millis(1500), running.next()).await;
+        assert!(late.is_err(), "{late:?}");
+        running.hold([false, false]);
+        let collected = running.collect(1 << 20).await.expect("collect");
+        assert_eq!((collected.stdout.len(), collected.ended.held_open), (50_000, false));
+    });
+}
+
+fn real_time_signals_are_sent() {
+    block_on(async {
+        let mut running = shell("exec sleep 1000").spawn().expect("start");
+        for unknown in [libc::SIGRTMIN() - 1, libc::SIGRTMAX() + 1, 0, -1] {
+            assert!(
+                matches!(running.signal(unknown, Whom::Process), Err(SignalError::Unknown(_))),
+                "{unknown}"
+            );
+        }
+        let number = libc::SIGRTMIN() + 1;
+        running.signal(number, Whom::Process).expect("sent");
+        assert_eq!(end(&mut running).await.status, Status::Signal(number));
+    });
+}
+
 fn drop_after_a_reported_end_kills_nobody() {
     block_on(async {
         let mut running = shell("sleep 1000 >/dev/null 2>&1 & echo $!").spawn().expect("start");
         let left = numbers(&mut running, 1).await[0];
-        let Some(Event::Ended(ended)) = running.next().await.expect("an event") else { panic!("no end") };
+        let ended = end(&mut running).await;
         assert!(!ended.held_open);
         assert!(matches!(running.kill(), Err(SignalError::Ended)));
         drop(running);
@@ -473,7 +532,7 @@ fn output_held_open_is_cut_and_marked() {
         let mut running = shell("sleep 1000 & echo $!; exit 6").spawn().expect("start");
         let left = numbers(&mut running, 1).await[0];
         let begin = Instant::now();
-        let Some(Event::Ended(ended)) = running.next().await.expect("an event") else { panic!("no end") };
+        let ended = end(&mut running).await;
         let taken = begin.elapsed();
         assert_eq!((ended.status, ended.held_open), (Status::Code(6), true));
         assert!(taken > Duration::from_millis(800) && taken < Duration::from_secs(5), "cut after {taken:?}");

@@ -33,6 +33,7 @@ fn main() {
                 "an_unread_output_holds_up_its_command_only",
                 an_unread_output_holds_up_its_command_only,
             ),
+            at(&EVERYWHERE, "an_unread_output_holds_up_no_other", an_unread_output_holds_up_no_other),
             at(
                 &EVERYWHERE,
                 "a_reader_that_goes_is_told_to_the_command",
@@ -216,6 +217,30 @@ async fn an_unread_output_holds_up_its_command_only(place: Arc<Place>) {
     let mut rest = Vec::new();
     stdout.read_to_end(&mut rest).await.expect("read");
     assert!(rest.len() > 64 << 10 && rest.chunks(2).all(|pair| b"y\n".starts_with(pair)), "{}", rest.len());
+}
+
+async fn an_unread_output_holds_up_no_other(place: Arc<Place>) {
+    let gateway = place.open().await;
+    for unread_is_stdout in [true, false] {
+        // More than is sent to somebody who does not read, and less than waits for him on the way.
+        let script = match unread_is_stdout {
+            true => "head -c 100000 /dev/zero; echo reason >&2; sleep 1000",
+            false => "head -c 100000 /dev/zero >&2; echo reason; sleep 1000",
+        };
+        let command = gateway.command("sh").args(["-c", script]);
+        let mut child = command.stdout(Stdio::Piped).stderr(Stdio::Piped).spawn().await.expect("a command");
+        let (stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let (mut unread, mut read) = if unread_is_stdout { (stdout, stderr) } else { (stderr, stdout) };
+        let mut reason = [0; 7];
+        read.read_exact(&mut reason).await.expect("read");
+        assert_eq!(&reason, b"reason\n");
+        child.kill().await.expect("sent");
+        // It ends with what wrote to it.
+        let mut rest = Vec::new();
+        assert_eq!(read.read_to_end(&mut rest).await.expect("read"), 0);
+        assert_eq!(child.wait().await.expect("its end").status, ExitStatus::Signal(9));
+        assert_eq!(unread.read_to_end(&mut rest).await.expect("read"), 100_000);
+    }
 }
 
 async fn a_reader_that_goes_is_told_to_the_command(place: Arc<Place>) {

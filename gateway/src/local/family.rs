@@ -13,6 +13,7 @@ use super::child::sleep;
 #[cfg(target_os = "linux")]
 use super::once::Line;
 use crate::gateway::{Gateway, Inner};
+use crate::worker::signals::by_number;
 
 /// Why a signal was not sent.
 #[derive(Debug, thiserror::Error)]
@@ -213,7 +214,7 @@ impl Target {
 
     /// Sends a signal by its number to a process that runs.
     pub(super) fn signal(&self, number: i32) -> Result<(), SignalError> {
-        let signal = Signal::from_named_raw(number).ok_or(SignalError::Unknown(number))?;
+        let signal = by_number(number).ok_or(SignalError::Unknown(number))?;
         match self.running().ok_or(SignalError::NotRunning)?.send(signal) {
             Err(rustix::io::Errno::SRCH) => Err(SignalError::NotRunning),
             sent => sent.map_err(|error| SignalError::System(error.into())),

@@ -28,6 +28,9 @@ pub(super) struct Isolation {
     pub(super) slots: Option<u32>,
 }
 
+/// More processes at once no worker has, whatever it says: each is one that it would have to start.
+const MOST_PROCESSES: u32 = 4096;
+
 /// Serves one gateway, and those that replace it, until the map is over. Runs on the driver.
 pub(super) async fn run(
     shared: Arc<Shared>,
@@ -64,7 +67,7 @@ async fn serve(
         () = shared.over(&wake) => return None,
     };
     if let Ok(status) = status {
-        let most = u32::try_from(status.slots).unwrap_or(u32::MAX).max(1);
+        let most = u32::try_from(status.slots).unwrap_or(u32::MAX).clamp(1, MOST_PROCESSES);
         slots = isolation.slots.unwrap_or(most).clamp(1, most);
     }
     let isolated = gateway.isolated();

@@ -10,10 +10,10 @@ use tokio::io::AsyncWriteExt;
 
 use super::background;
 use super::child::{
-    Control, Event, HELD_OPEN, Input, Launch, Output as To, Running, SignalError, Size, SpawnError, Status,
-    Stdin, Whom,
+    Control, HELD_OPEN, Input, Launch, Output as To, SignalError, Size, SpawnError, Status, Stdin, Whom,
 };
 use super::crew::{CommandPresent, Crew};
+use super::follow::follow;
 use crate::wire::{CommandOrder, CommandPlan, CommandReport, ExitReport, Output};
 
 /// How much longer than the cut of an output it may take to be passed on before its command's end is told without it.
@@ -163,56 +163,6 @@ pub(super) fn not_started(error: &SpawnError) -> CommandReport {
             code: None,
             message: other.to_string(),
         },
-    }
-}
-
-/// Moves the output, and returns how the command ended.
-pub(super) async fn follow(
-    running: &mut Running,
-    mut stdout: Option<Sender<Bytes, Raw>>,
-    mut stderr: Option<Sender<Bytes, Raw>>,
-) -> CommandReport {
-    loop {
-        let event = tokio::select! {
-            biased;
-            // A reader that goes is noticed also while nothing is written.
-            () = given_up(&stdout) => {
-                stdout = None;
-                running.close_stdout();
-                continue;
-            }
-            () = given_up(&stderr) => {
-                stderr = None;
-                running.close_stderr();
-                continue;
-            }
-            event = running.next() => event,
-        };
-        match event {
-            // What cannot be sent any more is noticed above.
-            Ok(Some(Event::Stdout(bytes))) => pass_on(&stdout, bytes).await,
-            Ok(Some(Event::Stderr(bytes))) => pass_on(&stderr, bytes).await,
-            Ok(Some(Event::Ended(ended))) => {
-                return CommandReport::Ended { status: report_of(ended.status), held_open: ended.held_open };
-            }
-            Ok(None) => return CommandReport::Lost { message: "its end was reported before".into() },
-            Err(error) => return CommandReport::Lost { message: error.to_string() },
-        }
-    }
-}
-
-/// Waits until nobody reads the output any more.
-async fn given_up(sender: &Option<Sender<Bytes, Raw>>) {
-    match sender {
-        // How it went does not matter.
-        Some(sender) => drop(sender.wait_closed().await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn pass_on(sender: &Option<Sender<Bytes, Raw>>, bytes: Vec<u8>) {
-    if let Some(sender) = sender {
-        let _ = sender.send(bytes.into()).await;
     }
 }
 

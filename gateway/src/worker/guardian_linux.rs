@@ -11,7 +11,7 @@ use rustix::process::{
 };
 
 use super::super::guard::{Guardian, Shared};
-use super::super::signals::{SignalFd, SignalSet, stop_ignoring};
+use super::super::signals::{SignalFd, SignalSet, be_told_of_children, stop_ignoring};
 use super::super::sweep::Below;
 use super::{Options, StartError};
 
@@ -76,6 +76,7 @@ pub fn start(options: &Options) -> Result<Guarded, StartError> {
     let watched = SignalSet::of(&WATCHED);
     // Blocked before the first fork, so that no guardian can miss a signal or die by one.
     let mask = watched.install();
+    be_told_of_children();
     let started = fork_guardians(options, shared, &watched);
     mask.install();
     let worker = started?;

@@ -29,7 +29,7 @@ use super::fork_server::exit_of;
 use super::guard::SWEEP_LIMIT;
 use super::guardian::{self, Outer, SWEEP};
 use super::orders::{Run, hear_run};
-use super::signals::SignalFd;
+use super::signals::{SignalFd, by_number};
 use super::sweep::Below;
 use super::title::Title;
 use crate::local::line::{Ask, Told, WORD};
@@ -155,7 +155,7 @@ fn guard(
             match recv(line, &mut bytes, RecvFlags::DONTWAIT) {
                 Ok((length @ 1.., _)) => match Ask::from_bytes(&bytes[1..length]) {
                     Some(Ask::Signal(number)) => {
-                        if let Some(signal) = Signal::from_named_raw(number) {
+                        if let Some(signal) = by_number(number) {
                             // It was not reaped: its number is its own.
                             let _ = kill_process(child, signal);
                         }

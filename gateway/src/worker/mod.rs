@@ -13,6 +13,7 @@ pub(crate) mod crew;
 mod desk;
 mod dial;
 mod early;
+mod follow;
 #[cfg(target_os = "linux")]
 pub(crate) mod fork_server;
 #[cfg(target_os = "linux")]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{
@@ -63,6 +64,8 @@ pub(super) struct Process {
     life: Mutex<Life>,
     /// How and when it ended.
     ended: watch::Receiver<Option<(Status, Instant)>>,
+    /// Whether its output was cut while something held it open.
+    was_held_open: AtomicBool,
 }
 
 /// While it is not reaped, the numbers of process and group are its own, and it can be signalled without risk.
@@ -80,7 +83,12 @@ impl Process {
     /// Takes charge of a process: from now on it is reaped when its end has been reported, or nobody is interested.
     pub(super) fn watch(started: Started, runtime: &Handle) -> Arc<Self> {
         let (publish, ended) = watch::channel(None);
-        let process = Arc::new(Self { pid: started.pid, life: Mutex::new(Life::Running), ended });
+        let process = Arc::new(Self {
+            pid: started.pid,
+            life: Mutex::new(Life::Running),
+            ended,
+            was_held_open: AtomicBool::new(false),
+        });
         // Ends when the process does; nobody waits for it.
         background::spawn_on(runtime, await_end(Arc::clone(&process), started.pidfd, publish));
         process
@@ -89,6 +97,15 @@ impl Process {
     /// The number of the process, and of its group.
     pub(super) fn number(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Its output was cut while something held it open.
+    pub(super) fn cut_open(&self) {
+        self.was_held_open.store(true, Relaxed);
+    }
+
+    pub(super) fn was_held_open(&self) -> bool {
+        self.was_held_open.load(Relaxed)
     }
 
     /// How and when it ended, if it has.

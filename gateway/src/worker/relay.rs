@@ -15,8 +15,9 @@ use tokio::sync::mpsc;
 
 use super::background;
 use super::child::{Control, Input, Launch, Output, Running, Stdin, Whom};
-use super::command::{follow, not_started, report_of, unread, without_thread};
+use super::command::{not_started, report_of, unread, without_thread};
 use super::crew::Crew;
+use super::follow::follow;
 use super::guardian::SWEEP;
 use crate::wire::{CommandReport, RelayOrder, RelayPlan, RelayReport};
 

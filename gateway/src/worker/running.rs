@@ -40,6 +40,10 @@ pub enum Event {
     Stdout(Vec<u8>),
     /// It wrote to its error output.
     Stderr(Vec<u8>),
+    /// Its output, or its terminal, has ended; those of a command that ends itself need not be told one by one.
+    StdoutEnd,
+    /// Its error output has ended.
+    StderrEnd,
     /// It ended; nothing comes after this.
     Ended(Ended),
 }
@@ -58,6 +62,8 @@ pub struct Running {
     unused: Option<Source>,
     /// The output to ask first, so that neither can keep the other out.
     first: usize,
+    /// Outputs that are not read for now.
+    held: [bool; 2],
     told: bool,
     /// How much of each output is still to be read before it is cut, once that is due.
     cut: Option<[usize; 2]>,
@@ -66,7 +72,17 @@ pub struct Running {
 
 impl Running {
     pub(super) fn new(process: Arc<Process>, stdin: Option<Stdin>, outputs: [Option<Source>; 2]) -> Self {
-        Self { process, stdin, outputs, unused: None, first: 0, told: false, cut: None, buffer: Vec::new() }
+        Self {
+            process,
+            stdin,
+            outputs,
+            unused: None,
+            first: 0,
+            held: [false; 2],
+            told: false,
+            cut: None,
+            buffer: Vec::new(),
+        }
     }
 
     /// The number of the process, and of its group.
@@ -106,6 +122,12 @@ impl Running {
         status
     }
 
+    /// Reads no output, or no error output, until told otherwise: the command waits when its pipe is full. The end is not told
+    /// while there is something unread in one that is held.
+    pub fn hold(&mut self, held: [bool; 2]) {
+        self.held = held;
+    }
+
     /// Waits for the next event: output in order within its stream, then the end, which comes when both outputs have
     /// ended or a [second](HELD_OPEN) after the process has. `None` after the end. Cancel-safe: nothing is lost.
     ///
@@ -129,20 +151,26 @@ impl Running {
             }
             let open = self.outputs.iter().any(Option::is_some);
             if let Some((status, at)) = ended {
-                if !open || self.cut.is_some() {
+                let rest =
+                    |at: usize| self.outputs[at].is_some() && self.cut.is_some_and(|left| left[at] > 0);
+                if !open || (self.cut.is_some() && !rest(0) && !rest(1)) {
+                    let held_open = self.control().is_held_open();
+                    if held_open {
+                        self.process.cut_open();
+                    }
                     self.outputs = [None, None];
                     self.unused = None;
                     self.told = true;
                     self.process.reap();
-                    return Ok(Some(Event::Ended(Ended { status, held_open: open })));
+                    return Ok(Some(Event::Ended(Ended { status, held_open })));
                 }
                 tokio::select! {
-                    result = readable(&self.outputs) => result?,
-                    () = tokio::time::sleep_until(at + HELD_OPEN) => {}
+                    result = self.readable() => result?,
+                    () = tokio::time::sleep_until(at + HELD_OPEN), if self.cut.is_none() => {}
                 }
             } else {
                 tokio::select! {
-                    result = readable(&self.outputs), if open => result?,
+                    result = self.readable() => result?,
                     _ = self.process.end() => {
                         if self.process.ended().is_none() {
                             return Err(io::Error::other("the runtime is going down"));
@@ -153,12 +181,26 @@ impl Running {
         }
     }
 
+    /// Waits until there is something in an output that is not held, of which all is still to be read.
+    async fn readable(&self) -> io::Result<()> {
+        std::future::poll_fn(|cx| {
+            let whole = self.outputs.iter().zip(self.held).filter(|(_, held)| !held && self.cut.is_none());
+            for output in whole.filter_map(|(output, _)| output.as_ref()) {
+                if output.poll_read_ready(cx)?.is_ready() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Reads from one output what is there, and drops outputs that have ended.
     fn read_some(&mut self) -> io::Result<Option<Event>> {
         self.buffer.resize(MAX_CHUNK, 0);
         for turn in 0..2 {
             let at = (self.first + turn) % 2;
-            let Some(output) = &self.outputs[at] else { continue };
+            let Some(output) = self.outputs[at].as_ref().filter(|_| !self.held[at]) else { continue };
             let result = match &mut self.cut {
                 None => output.try_io(Interest::READABLE, |fd| read(fd, &mut self.buffer)),
                 Some(left) if left[at] == 0 => continue,
@@ -174,6 +216,7 @@ impl Running {
                 Ok(0) => {
                     let ended = self.outputs[at].take();
                     self.unused = ended.filter(|output| rustix::termios::isatty(output.get_ref()));
+                    return Ok(Some(if at == 0 { Event::StdoutEnd } else { Event::StderrEnd }));
                 }
                 Ok(count) => {
                     self.first = at + 1;
@@ -220,6 +263,7 @@ impl Running {
             match self.next().await? {
                 Some(Event::Stdout(bytes)) => keep(&mut stdout, &bytes),
                 Some(Event::Stderr(bytes)) => keep(&mut stderr, &bytes),
+                Some(Event::StdoutEnd | Event::StderrEnd) => {}
                 Some(Event::Ended(ended)) => return Ok(Collected { ended, stdout, stderr, truncated }),
                 None => return Err(io::Error::other("the end has been reported before")),
             }
@@ -256,18 +300,6 @@ fn waiting_in(output: &Source) -> usize {
         .unwrap_or(0)
 }
 
-async fn readable(outputs: &[Option<Source>; 2]) -> io::Result<()> {
-    std::future::poll_fn(|cx| {
-        for output in outputs.iter().flatten() {
-            if output.poll_read_ready(cx)?.is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        Poll::Pending
-    })
-    .await
-}
-
 /// All that a command wrote, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collected {
@@ -290,9 +322,12 @@ pub struct Control {
 }
 
 impl Control {
-    /// Whether anything could still write to an output.
+    /// Whether anything could still write to an output, or could when it was cut.
     #[must_use]
     pub fn is_held_open(&self) -> bool {
+        if self.process.was_held_open() {
+            return true;
+        }
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         self.outputs.iter().flatten().filter_map(Weak::upgrade).any(|output| {
             // A hang-up is told without having been asked for, also while there is something to read.
@@ -317,7 +352,7 @@ impl Control {
     /// # Errors
     /// See [`SignalError`].
     pub fn signal(&self, number: i32, whom: Whom) -> Result<(), SignalError> {
-        let signal = Signal::from_named_raw(number).ok_or(SignalError::Unknown(number))?;
+        let signal = super::signals::by_number(number).ok_or(SignalError::Unknown(number))?;
         self.process.signal(signal, whom)
     }
 

@@ -4,7 +4,6 @@
 use std::io;
 use std::mem::MaybeUninit;
 
-#[cfg(target_os = "linux")]
 use rustix::process::Signal;
 
 /// A set of signals to block, or a mask to go back to.
@@ -54,6 +53,16 @@ impl SignalSet {
     }
 }
 
+/// The signal of that number, if the system has it and programs may send it: the named ones and the real-time ones.
+pub(crate) fn by_number(number: i32) -> Option<Signal> {
+    #[cfg(target_os = "linux")]
+    if (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number) {
+        // SAFETY: the number is above zero, and none of those that the C library keeps for itself.
+        return Some(unsafe { Signal::from_raw_unchecked(number) });
+    }
+    Signal::from_named_raw(number)
+}
+
 /// Has a broken pipe be an error of `write`, and no more: the standard library's start does so too.
 pub(crate) fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN runs no code, and the call fails for an unknown signal only.
@@ -83,6 +92,14 @@ pub(super) fn stop_ignoring() {
             }
         }
     }
+}
+
+/// Has this process, and what it forks, be told of children that end: whoever started it may have ignored that, and then the
+/// system says nothing and keeps no status.
+#[cfg(target_os = "linux")]
+pub(super) fn be_told_of_children() {
+    // SAFETY: SIG_DFL runs no code, and the call fails for an unknown signal only.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// Signals as something to poll: a signalfd of a blocked set.
