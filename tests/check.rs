@@ -2,6 +2,9 @@
 
 mod program;
 
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use program::Program;
 use rustix::process::Signal;
 
@@ -103,4 +106,30 @@ fn an_interrupted_check_says_what_it_knows() {
         printed.err,
         "interrupted (1): silent\nnot started (1): u\n1 ok, 1 interrupted, 1 not started\n"
     );
+}
+
+#[test]
+fn an_interrupt_ends_a_check_whose_reader_is_stuck() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let program = Program::alone();
+    program.home.write("config", &format!("Host d*\n  HostName 127.0.0.1\n  Port {port}\n"));
+    let mut command = program.command(&["check", "--json", "-w", "d[1-600]"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let unread = child.stdout.take().unwrap();
+    let until = |what: &str, done: &mut dyn FnMut() -> bool| {
+        let end = Instant::now() + program::LIMIT;
+        while !done() {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    // All are checked then, and there is more to show than a pipe holds.
+    until("it shows what it has found", &mut || rustix::io::ioctl_fionread(&unread).unwrap() > 0);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::INT).unwrap();
+    let mut ended = None;
+    until("it ends", &mut || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().code(), Some(130));
 }
