@@ -229,6 +229,12 @@ async fn keys_of_other_types() {
         scene
             .check(case("one of three", true, format!("{name} {}\n", scene.sshd.host_key(n).public())))
             .await;
+        for settings in ["HostKeyAlgorithms +ssh-rsa", "HostKeyAlgorithms -ssh-dss,*-nistp521"] {
+            let files = vec![format!("{name} {}\n", scene.sshd.host_key(n).public())];
+            scene
+                .check(Case { name: "one of three, by a list with a sign", files, settings, accepted: true })
+                .await;
+        }
     }
     let rsa = scene.sshd.host_key(2).public();
     let forced =
@@ -293,6 +299,22 @@ async fn certificates_of_an_authority() {
     scene.check(with("HostKeyAlgorithms ssh-ed25519", false)).await;
     scene.check(with("CASignatureAlgorithms ecdsa-sha2-nistp256", false)).await;
     scene.check(with("CASignatureAlgorithms ssh-ed25519", true)).await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_nobody_does_not_stand_before_a_known_key() {
+    let home = TempHome::new();
+    let (key, authority) = (home.key("host", KeyKind::Ed25519), Authority(home.key("ca", KeyKind::Ed25519)));
+    authority.certify(&key, Certify { host: true, ..Certify::default() });
+    let sshd = Sshd::builder().host_key(KeyKind::Ecdsa).given_host_key(&key).start();
+    let known = sshd.known_hosts();
+    let (other, stranger) =
+        (home.key("other", KeyKind::Ed25519), Authority(home.key("no", KeyKind::Ed25519)));
+    let scene = Scene { home, sshd, other, authority, stranger, key };
+    for settings in ["", "HostKeyAlgorithms +ssh-rsa"] {
+        let name = "the other key is known";
+        scene.check(Case { name, files: vec![known.clone()], settings, accepted: true }).await;
+    }
 }
 
 #[tokio::test]

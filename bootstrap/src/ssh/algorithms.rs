@@ -95,14 +95,6 @@ fn host_keys(
     settings: &AlgorithmSettings,
     known: &KnownAlgorithms,
 ) -> Result<(Vec<Algorithm>, Vec<Algorithm>), NoneLeft> {
-    let keyword = "HostKeyAlgorithms";
-    let Some(value) = settings.host_key.as_deref() else {
-        let mut keys = HOST_KEYS.to_vec();
-        // A stable sort: among the known and among the others our own order stays.
-        keys.sort_by_key(|algorithm| !known.keys.iter().any(|key| same_key(key, algorithm)));
-        let certificates = if known.authority { HOST_KEYS.to_vec() } else { Vec::new() };
-        return Ok((certificates, keys));
-    };
     // With names of their own, certificates and keys are told apart here.
     let usual: Vec<Offer> = HOST_KEYS
         .iter()
@@ -110,13 +102,20 @@ fn host_keys(
         .map(Offer::Certificate)
         .chain(HOST_KEYS.iter().cloned().map(Offer::Key))
         .collect();
-    let chosen = choose(keyword, Some(value), &usual, Offer::from_name)?;
+    let chosen = choose("HostKeyAlgorithms", settings.host_key.as_deref(), &usual, Offer::from_name)?;
     let (mut certificates, mut keys) = (Vec::new(), Vec::new());
     for offer in chosen {
         match offer {
             Offer::Certificate(algorithm) => certificates.push(algorithm),
             Offer::Key(algorithm) => keys.push(algorithm),
         }
+    }
+    // A stable sort: among the known and among the others the order stays. Also where a list is given: `ssh -G` prints
+    // what became of `+ssh-rsa` as if somebody had written it out, and there ssh prefers what is known too.
+    keys.sort_by_key(|algorithm| !known.keys.iter().any(|key| same_key(key, algorithm)));
+    // Who allows certificates alone gets no plain key in their place.
+    if !known.authority && !keys.is_empty() {
+        certificates.clear();
     }
     Ok((certificates, keys))
 }
@@ -341,7 +340,14 @@ mod tests {
             host_key: Some("ssh-ed25519,rsa-sha2-512-cert-v01@openssh.com,ssh-dss".into()),
             ..settings
         };
-        let (certificates, keys) = host_keys(&named, &KnownAlgorithms::default()).expect("some");
+        let authority = KnownAlgorithms { authority: true, ..KnownAlgorithms::default() };
+        let (certificates, keys) = host_keys(&named, &authority).expect("some");
         assert_eq!((certificates, keys), (vec![HOST_KEYS[4].clone()], vec![Algorithm::Ed25519]));
+        let (certificates, keys) = host_keys(&named, &KnownAlgorithms::default()).expect("some");
+        assert_eq!((certificates, keys), (vec![], vec![Algorithm::Ed25519]));
+        let certified =
+            AlgorithmSettings { host_key: Some("ssh-ed25519-cert-v01@openssh.com".into()), ..named };
+        let (certificates, keys) = host_keys(&certified, &KnownAlgorithms::default()).expect("some");
+        assert_eq!((certificates, keys), (vec![Algorithm::Ed25519], vec![]));
     }
 }
