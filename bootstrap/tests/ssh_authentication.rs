@@ -412,6 +412,66 @@ async fn two_methods_one_after_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_after_another_method() {
+    let home = TempHome::new();
+    let key = home.key("second", KeyKind::Ed25519);
+    for (first, questions) in [("password", 2), ("keyboard-interactive", 2), ("publickey", 0)] {
+        let methods = format!("AuthenticationMethods {first},publickey");
+        let sshd = Sshd::builder().passwords().authorize(&key).option(methods).start();
+        let mut named = format!(" IdentityFile {}\n IdentityAgent none", sshd.client_key().path().display());
+        if first == "publickey" {
+            named.push_str(&format!("\n IdentityFile {}", key.path().display()));
+        }
+        let options = options(&home, &block(&sshd, &named));
+        let answers = Answers::new(&[Some("wrong"), Some(PASSWORD)]);
+        reach("server", &asking(options.clone(), &answers)).await.unwrap_or_else(|e| panic!("{first}: {e}"));
+        assert_eq!(answers.questions().len(), questions, "{first}");
+    }
+}
+
+/// A server that accepts every password and always wants one more.
+struct Insatiable;
+
+impl russh::server::Handler for Insatiable {
+    type Error = russh::Error;
+
+    async fn auth_password(&mut self, _: &str, _: &str) -> Result<russh::server::Auth, russh::Error> {
+        let methods = [russh::MethodKind::Password].as_slice().into();
+        Ok(russh::server::Auth::Reject { proceed_with_methods: Some(methods), partial_success: true })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_never_satisfied_is_left() {
+    let home = TempHome::new();
+    let key = home.key("host", KeyKind::Ed25519);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let server = russh::server::Config {
+        keys: vec![russh::keys::load_secret_key(key.path(), None).expect("a key")],
+        max_auth_attempts: 1000,
+        auth_rejection_time: std::time::Duration::ZERO,
+        ..Default::default()
+    };
+    let serving = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let session = russh::server::run_stream(Arc::new(server), stream, Insatiable).await;
+        let _ = session.expect("a handshake").await;
+    });
+    let known = home.write("known", &format!("[127.0.0.1]:{port} {}\n", key.public()));
+    let config = format!(
+        "Host server\n HostName 127.0.0.1\n Port {port}\n UserKnownHostsFile {}\n IdentityFile none\n IdentityAgent none\n",
+        known.display()
+    );
+    let answers = Answers::new(&[Some(PASSWORD); 1000]);
+    let error = reach("server", &asking(options(&home, &config), &answers)).await.expect_err("never let in");
+    assert_eq!((error.class(), error.step()), (Class::Auth, Step::Authenticate), "{error}");
+    assert!(error.to_string().contains("wants another one"), "{error}");
+    assert!(answers.questions().len() < 50, "{}", answers.questions().len());
+    serving.await.expect("the connection was closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_says_what_was_tried_and_why_not_more() {
     let home = TempHome::new();
     let builder = Sshd::builder();

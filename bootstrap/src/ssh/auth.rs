@@ -1,70 +1,27 @@
 //! Proving to a server who we are.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError};
 
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse};
-use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
-use russh::keys::ssh_key::private::KeypairData;
-use russh::keys::{self, Algorithm, HashAlg, PrivateKey, signature};
-use russh::{MethodKind, MethodSet, SendError, Signer};
+use russh::keys::{self, Algorithm, HashAlg};
+use russh::{MethodKind, MethodSet};
 use tokio::net::UnixStream;
 
 use super::algorithms::AcceptedKeys;
-use super::clock::{Clock, Late};
+use super::auth_error::AuthError;
+use super::clock::Clock;
 use super::config::{Config, Method, SYSTEM_SSH};
 use super::handler::{Client, SharedReport};
 use super::identity::{Agent, Identity, Shown, SignedBy, gather};
 use super::key_length;
-use super::keyring::{KeyFileError, Keyring};
-use super::options::{Prompter, Question, SshOptions};
+use super::options::{Question, SshOptions};
+use super::proof::{Asker, KeySigner, SignError};
 
-/// Why a server did not let us in.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AuthError {
-    #[error("{user} was not let in by {}", describe(.tried))]
-    Refused {
-        user: String,
-        tried: Vec<String>,
-        accepted: Vec<&'static str>,
-        /// What the server accepts and the configuration asks for, and only the `ssh` program knows.
-        foreign: Vec<&'static str>,
-        problems: Vec<String>,
-    },
-    #[error("the connection ended during authentication: {reason}")]
-    Ended { reason: String },
-    #[error(transparent)]
-    Late(#[from] Late),
-    #[error("the protocol failed")]
-    Protocol(#[source] russh::Error),
-}
-
-fn describe(tried: &[String]) -> String {
-    let runs = tried.chunk_by(|one, next| one == next).map(|same| match same.len() {
-        1 => same[0].clone(),
-        times => format!("{} ({times} times)", same[0]),
-    });
-    let said = runs.collect::<Vec<_>>().join(", ");
-    if said.is_empty() { "anything, as there was nothing to try".to_owned() } else { said }
-}
-
-impl AuthError {
-    /// What a person can do about it.
-    pub(crate) fn hint(&self) -> Option<String> {
-        let AuthError::Refused { accepted, foreign, problems, tried, .. } = self else { return None };
-        let mut hints = problems.clone();
-        if !accepted.is_empty() {
-            hints.push(format!("the server accepts {}", accepted.join(", ")));
-        }
-        if !foreign.is_empty() {
-            hints.push(format!("for {}: {SYSTEM_SSH}", foreign.join(", ")));
-        } else if tried.is_empty() {
-            hints.push("name a key with IdentityFile, or start an agent that holds one".to_owned());
-        }
-        (!hints.is_empty()).then(|| hints.join("; "))
-    }
-}
+/// How often a server may accept a proof and want another one. Each method once, and each of a hardened server's keys, are
+/// far fewer.
+const STEPS: u32 = 16;
 
 /// Authenticates on a fresh connection. Returns whether a person gave an answer that holds for this connection alone: a
 /// passphrase is for the keyring and does not count. Cancelling leaves the connection unusable.
@@ -170,15 +127,45 @@ impl From<AuthResult> for Outcome {
     }
 }
 
+/// The keys to show, each once a round.
+struct Ring {
+    identities: Vec<Identity>,
+    at: usize,
+    left: usize,
+}
+
+impl Ring {
+    fn new(identities: Vec<Identity>) -> Self {
+        Self { at: 0, left: identities.len(), identities }
+    }
+
+    fn has_more(&self) -> bool {
+        self.left > 0
+    }
+
+    fn next(&mut self) -> Option<Identity> {
+        self.left = self.left.checked_sub(1)?;
+        let identity = self.identities.get(self.at).cloned();
+        self.at = (self.at + 1) % self.identities.len();
+        identity
+    }
+
+    /// Begins another round behind the key that was shown last: a server that wants two keys does not want one twice.
+    fn again(&mut self) {
+        self.left = self.identities.len();
+    }
+}
+
 impl Conversation<'_> {
     async fn run(mut self, methods: &[Method], identities: Vec<Identity>) -> Result<bool, AuthError> {
-        let mut identities = identities.into_iter();
+        let mut identities = Ring::new(identities);
         let mut failures = 0;
+        let mut steps = 0;
         let mut exhausted: Vec<Method> = Vec::new();
         // What the server accepts is learnt from its first refusal. With a key to show, showing it is the first
         // question, which saves a round trip over asking with nothing.
         let mut accepted: Option<MethodSet> = None;
-        let key_first = methods.first() == Some(&Method::PublicKey) && identities.len() > 0;
+        let key_first = methods.first() == Some(&Method::PublicKey) && identities.has_more();
         if !key_first {
             let user = self.config.user.clone();
             let result = self.clock.within(self.handle.authenticate_none(user)).await?;
@@ -209,6 +196,12 @@ impl Conversation<'_> {
                     let left = self.still_there(left)?;
                     accepted = Some(left);
                     if partial {
+                        steps += 1;
+                        if steps > STEPS {
+                            return Err(AuthError::Endless { user: self.config.user.clone(), steps: STEPS });
+                        }
+                        // What was refused before may be what is wanted next.
+                        identities.again();
                         exhausted.clear();
                         failures = 0;
                     } else if method != Method::PublicKey {
@@ -219,7 +212,7 @@ impl Conversation<'_> {
                         }
                     }
                 }
-                Outcome::Skipped if method == Method::PublicKey && identities.len() > 0 => {}
+                Outcome::Skipped if method == Method::PublicKey && identities.has_more() => {}
                 Outcome::Skipped => exhausted.push(method),
             }
         }
@@ -240,6 +233,13 @@ impl Conversation<'_> {
             foreign,
             problems: self.problems,
         })
+    }
+
+    /// Notes what a person should know, once however many rounds there are.
+    fn problem(&mut self, problem: String) {
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     /// The library reports a connection that ended as a refusal with no methods left.
@@ -264,7 +264,7 @@ impl Conversation<'_> {
             (Shown::Locked, SignedBy::File(path)) => match self.asker.unlock(path).await {
                 Ok(key) => Shown::Key(key.public_key().clone()),
                 Err(e) => {
-                    self.problems.push(format!("{} {e}", path.display()));
+                    self.problem(format!("{} {e}", path.display()));
                     return Ok(Outcome::Skipped);
                 }
             },
@@ -277,13 +277,13 @@ impl Conversation<'_> {
             Shown::Locked => return Ok(Outcome::Skipped),
         };
         if let Err(short) = key_length::check(key, self.config.required_rsa_bits) {
-            self.problems.push(format!("{label}: {short}"));
+            self.problem(format!("{label}: {short}"));
             return Ok(Outcome::Skipped);
         }
         let hash = match self.hash_for(&algorithm, certified).await? {
             Ok(hash) => hash,
             Err(reason) => {
-                self.problems.push(format!("{label}: {reason}"));
+                self.problem(format!("{label}: {reason}"));
                 return Ok(Outcome::Skipped);
             }
         };
@@ -312,7 +312,7 @@ impl Conversation<'_> {
             }
             // The server would have taken the key, but it could not be used: on to the next.
             Err(e) => {
-                self.problems.push(format!("{label}: {e}"));
+                self.problem(format!("{label}: {e}"));
                 Ok(Outcome::Skipped)
             }
         }
@@ -420,93 +420,4 @@ fn kind_of(method: Method) -> MethodKind {
         Method::KeyboardInteractive => MethodKind::KeyboardInteractive,
         Method::Password => MethodKind::Password,
     }
-}
-
-/// Asks a person while the clock stands still.
-struct Asker<'a> {
-    prompter: Option<&'a dyn Prompter>,
-    keyring: &'a Keyring,
-    prompts: u32,
-    clock: &'a Clock,
-    /// Whether a question was answered.
-    asked: AtomicBool,
-}
-
-impl Asker<'_> {
-    async fn ask(&self, question: Question) -> Option<super::options::Secret> {
-        let prompter = self.prompter?;
-        let answer = self.clock.paused(self.keyring.ask(prompter, question)).await;
-        self.asked.fetch_or(answer.is_some(), Relaxed);
-        answer
-    }
-
-    async fn unlock(&self, path: &std::path::Path) -> Result<Arc<PrivateKey>, KeyFileError> {
-        self.clock.paused(self.keyring.unlock(path, self.prompter, self.prompts)).await
-    }
-}
-
-/// Signs when the server has said that it would accept the key, and not before: a passphrase is asked for only then.
-struct KeySigner<'a> {
-    signed_by: SignedBy,
-    agent: Option<&'a mut AgentClient<UnixStream>>,
-    asker: &'a Asker<'a>,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum SignError {
-    #[error("the connection ended")]
-    Gone,
-    #[error("the agent did not sign: {0}")]
-    Agent(keys::Error),
-    #[error("{0}")]
-    File(#[from] KeyFileError),
-    #[error("the key does not sign")]
-    Key,
-}
-
-impl From<SendError> for SignError {
-    fn from(_: SendError) -> Self {
-        SignError::Gone
-    }
-}
-
-impl Signer for KeySigner<'_> {
-    type Error = SignError;
-
-    /// Returns the data with the signature appended, as the library wants it.
-    async fn auth_sign(
-        &mut self,
-        _: &AgentIdentity,
-        hash: Option<HashAlg>,
-        mut data: Vec<u8>,
-    ) -> Result<Vec<u8>, SignError> {
-        match &self.signed_by {
-            SignedBy::Agent(identity) => {
-                let agent = self.agent.as_mut().ok_or(SignError::Key)?;
-                agent.sign_request(identity, hash, data).await.map_err(SignError::Agent)
-            }
-            SignedBy::File(path) => {
-                let key = self.asker.unlock(path).await?;
-                let signature = sign(&key, hash, &data).map_err(|_| SignError::Key)?;
-                data.extend_from_slice(
-                    &u32::try_from(signature.len()).map_err(|_| SignError::Key)?.to_be_bytes(),
-                );
-                data.extend_from_slice(&signature);
-                Ok(data)
-            }
-        }
-    }
-}
-
-fn sign(key: &PrivateKey, hash: Option<HashAlg>, data: &[u8]) -> Result<Vec<u8>, signature::Error> {
-    use russh::keys::ssh_encoding::Encode;
-    use signature::Signer as _;
-
-    let signature: keys::ssh_key::Signature = match key.key_data() {
-        KeypairData::Rsa(pair) => (pair, hash).try_sign(data)?,
-        _ => key.try_sign(data)?,
-    };
-    let mut out = Vec::new();
-    signature.encode(&mut out).map_err(|_| signature::Error::new())?;
-    Ok(out)
 }

@@ -12,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio_util::sync::CancellationToken;
 
 use super::algorithms::{self, NoneLeft};
-use super::auth::{self, AuthError};
+use super::auth;
+use super::auth_error::AuthError;
 use super::clock::{Clock, Late};
 use super::config::{self, Config, SYSTEM_SSH};
 use super::dial::{self, DialFailure, Dialed};
@@ -361,7 +362,7 @@ impl Attempts {
     fn auth_error(&self, error: AuthError, report: &SharedReport) -> LaunchError {
         let report = report.lock().unwrap_or_else(PoisonError::into_inner);
         let class = match &error {
-            AuthError::Refused { .. } => Class::Auth,
+            AuthError::Refused { .. } | AuthError::Endless { .. } => Class::Auth,
             AuthError::Late(_) => Class::Timeout,
             // A server that leaves with words has decided against us; one that leaves without has gone away.
             AuthError::Ended { .. } if !report.said.is_empty() => Class::Auth,

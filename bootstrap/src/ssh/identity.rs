@@ -13,14 +13,14 @@ use super::config::Config;
 use super::keyring;
 
 /// A key or certificate to show, and who can sign for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub shown: Shown,
     pub signer: SignedBy,
 }
 
 /// What the server is shown.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Shown {
     Key(PublicKey),
     Certificate(Box<Certificate>),

@@ -14,6 +14,7 @@
 
 mod algorithms;
 mod auth;
+mod auth_error;
 mod clock;
 mod config;
 mod config_file;
@@ -37,6 +38,7 @@ mod krl;
 mod options;
 mod pattern;
 mod prompt;
+mod proof;
 mod pump;
 mod remedy;
 mod remember;
