@@ -2,6 +2,7 @@
 
 mod ssh_client;
 
+use farcall_bootstrap::ssh::SshOptions;
 use farcall_bootstrap::{Class, Step};
 use farcall_test_support::{Sshd, TempHome};
 use ssh_client::{class, options, printed, reach, system_ssh};
@@ -43,6 +44,47 @@ async fn through_two_hosts() {
     drop((exec, session));
     for sshd in [&first, &second, &last] {
         sshd.wait_until_idle();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_name_jump_hosts_and_fill_commands() {
+    let home = TempHome::new();
+    let (jump, last) = (Sshd::start(), Sshd::start());
+    // The port, too, is the one that is named there.
+    let port = format!("Port {}\n", jump.port());
+    let named = format!(
+        "{}{}  ProxyJump %r@jump-%n:{}\n",
+        jump.config("jump-last").replace(&port, "Port 1\n"),
+        last.config("last"),
+        jump.port()
+    );
+    let copy = home.ssh("seen");
+    let helper = format!(
+        "{}  HostKeyAlias Web\n  ProxyCommand bash -c 'echo %k %n %p > {}; exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3'\n",
+        last.config("last"),
+        copy.display()
+    );
+    std::fs::write(
+        last.dir().join("known_hosts_last"),
+        format!("{}{}", last.known_hosts(), last.known_hosts_as("web")),
+    )
+    .expect("writable");
+    for (config, seen) in [(named, None), (helper, Some(format!("web last {}\n", last.port())))] {
+        let options = options(&home, &config);
+        let farcall_bootstrap::ssh::ConfigFiles::Only(file) = &options.files else {
+            unreachable!("set above")
+        };
+        let theirs = system_ssh(file, "last", &[]);
+        assert!(theirs.status.success(), "{}", String::from_utf8_lossy(&theirs.stderr));
+        for options in [options.clone(), SshOptions { program: None, ..options.clone() }] {
+            if seen.is_some() {
+                assert_eq!(std::fs::read_to_string(&copy).ok(), seen);
+                std::fs::remove_file(&copy).expect("written by the one before");
+            }
+            let session = reach("last", &options).await.expect("let in");
+            assert_eq!(printed(&session, "echo in").await, "in\n");
+        }
     }
 }
 

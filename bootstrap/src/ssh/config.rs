@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::config_file::{self, FileError};
-use super::config_program;
 use super::expand::{ExpandError, Tokens, own_account};
 use super::options::{ConfigFiles, SshOptions, SshTarget};
 use super::resolve::Family;
 use super::variables::Variables;
+use super::{config_jumps, config_program};
 use crate::error::{Class, LaunchError, Step};
 
 /// Settings as they were read: each keyword in lower case, with its values, each of them cut into words.
@@ -163,7 +163,7 @@ pub(crate) fn check_host(host: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn check_user(user: &str) -> Result<(), ConfigError> {
+pub(crate) fn check_user(user: &str) -> Result<(), ConfigError> {
     let bad = |c: char| "'`\";&<>|(){}$".contains(c) || c.is_control() || c.is_whitespace();
     if user.is_empty() || user.starts_with('-') || user.ends_with('\\') || user.contains(bad) {
         return Err(ConfigError::User(user.to_owned()));
@@ -354,7 +354,7 @@ impl Config {
                 .map_err(|reason| bad("SetEnv", &reason))?,
             // The name of another agent's socket means yes too.
             forward_agent: get.text("forwardagent").is_some_and(|text| !matches!(text, "no" | "false")),
-            jumps: jump.map(parse_jumps).transpose()?.unwrap_or_default(),
+            jumps: jump.map(|text| config_jumps::parse(text, &tokens)).transpose()?.unwrap_or_default(),
             proxy_command,
             original: target.host.clone(),
             host: tokens.host,
@@ -364,7 +364,7 @@ impl Config {
     }
 }
 
-fn bad(keyword: &'static str, value: &str) -> ConfigError {
+pub(crate) fn bad(keyword: &'static str, value: &str) -> ConfigError {
     ConfigError::Value { keyword, value: value.to_owned() }
 }
 
@@ -412,38 +412,6 @@ fn methods(get: &Settings<'_>) -> Result<Vec<Method>, ConfigError> {
         }
     }
     Ok(methods)
-}
-
-/// Reads `[user@]host[:port]` and `ssh://` addresses, separated by commas.
-fn parse_jumps(text: &str) -> Result<Vec<SshTarget>, ConfigError> {
-    text.split(',')
-        .map(|hop| {
-            let hop = hop.trim();
-            let failed = || bad("ProxyJump", hop);
-            let address = hop.strip_prefix("ssh://").map_or(hop, |rest| rest.trim_end_matches('/'));
-            let (user, place) = match address.rsplit_once('@') {
-                Some((user, place)) => (Some(user.to_owned()), place),
-                None => (None, address),
-            };
-            let (host, port) = if let Some(rest) = place.strip_prefix('[') {
-                let (host, after) = rest.split_once(']').ok_or_else(failed)?;
-                (
-                    host,
-                    if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or_else(failed)?) },
-                )
-            } else {
-                match place.rsplit_once(':') {
-                    // More colons than one: an address of version 6 without brackets.
-                    Some((host, port)) if !host.contains(':') => (host, Some(port)),
-                    _ => (place, None),
-                }
-            };
-            let port = port.map(|port| port.parse().map_err(|_| failed())).transpose()?;
-            check_host(host)?;
-            user.as_deref().map(check_user).transpose()?;
-            Ok(SshTarget { host: host.to_owned(), user, port })
-        })
-        .collect()
 }
 
 /// Typed access to raw settings.

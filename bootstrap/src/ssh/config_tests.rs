@@ -150,6 +150,7 @@ fn settings_of_the_caller_come_first() {
 
 #[test]
 fn jumps_in_every_form() {
+    let parse_jumps = |text| config_jumps::parse(text, &Tokens::default());
     let jumps = parse_jumps("a, u@b:2222 ,[2001:db8::1]:23,2001:db8::2,ssh://me@c:7/").expect("valid");
     let texts: Vec<String> = jumps.iter().map(ToString::to_string).collect();
     assert_eq!(texts, ["a", "u@b:2222", "[2001:db8::1]:23", "2001:db8::2", "me@c:7"]);

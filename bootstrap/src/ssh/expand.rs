@@ -41,10 +41,24 @@ pub(crate) enum ExpandError {
     Unknown(char, String),
     #[error("a lone % at the end of {0:?}")]
     Lone(String),
+    #[error("what %{0} stands for in {1:?} has characters that a shell would read")]
+    Shell(char, String),
     #[error("the variable {0} of {1:?} was not given")]
     Variable(String, String),
     #[error("the home folder of {0:?} is not known")]
     Home(String),
+}
+
+const COMMAND_TOKENS: &str = "hknpr";
+
+fn mentions(value: &str, token: char) -> bool {
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        if c == '%' && chars.next() == Some(token) {
+            return true;
+        }
+    }
+    false
 }
 
 impl Tokens {
@@ -61,9 +75,19 @@ impl Tokens {
     }
 
     /// Expands a proxy command, which is then a shell's to read. Values are safe there: host and user names with
-    /// characters that a shell reads are refused before.
+    /// characters that a shell reads are refused before, and other names are refused here.
     pub(crate) fn command(&self, value: &str) -> Result<String, ExpandError> {
-        self.percent(value, "hnpr")
+        let safe = |c: char| c.is_alphanumeric() || "-_.:,@%+/[]".contains(c);
+        let alias_is_safe = !self.key_alias.starts_with('-') && self.key_alias.chars().all(safe);
+        if !alias_is_safe && mentions(value, 'k') {
+            return Err(ExpandError::Shell('k', value.to_owned()));
+        }
+        self.percent(value, COMMAND_TOKENS)
+    }
+
+    /// Expands a name of `ProxyJump`. As ssh makes a command of it, it has a command's tokens.
+    pub(crate) fn jump_name(&self, value: &str) -> Result<String, ExpandError> {
+        self.percent(value, COMMAND_TOKENS)
     }
 
     fn percent(&self, value: &str, known: &str) -> Result<String, ExpandError> {
@@ -207,6 +231,8 @@ mod tests {
         assert_eq!(tokens.path("${KEYS}/%r").expect("a variable"), Path::new("/keys/admin"));
         assert_eq!(tokens.path("plain").expect("no token"), Path::new("plain"));
         assert_eq!(tokens.command("nc %h %p").expect("a command"), "nc web1.example.org 2222");
+        let command = tokens.command("nc %h %n%%k %k %r").expect("a command");
+        assert_eq!(command, "nc web1.example.org web%k webs admin");
         // printf desk.example.orgweb1.example.org2222admin | sha1sum
         assert_eq!(tokens.path("%C").expect("a hash"), Path::new("ab344864b7ea46d01bd7b8b266cb3f231f717bf1"));
     }
@@ -218,6 +244,11 @@ mod tests {
         assert_eq!(tokens.path("x%"), Err(ExpandError::Lone("x%".into())));
         assert_eq!(tokens.path("${NO}"), Err(ExpandError::Variable("NO".into(), "${NO}".into())));
         assert_eq!(tokens.command("%C"), Err(ExpandError::Unknown('C', "%C".into())));
+        for alias in ["a;b", "a b", "$(x)", "-oX", "a'"] {
+            let tokens = Tokens { key_alias: alias.into(), ..tokens.clone() };
+            assert_eq!(tokens.command("nc %k"), Err(ExpandError::Shell('k', "nc %k".into())));
+            assert_eq!(tokens.command("nc %%k").expect("no token"), "nc %k");
+        }
         let homeless = Tokens { home: None, ..tokens };
         assert_eq!(homeless.path("~/x"), Err(ExpandError::Home("~/x".into())));
     }

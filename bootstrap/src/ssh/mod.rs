@@ -18,6 +18,7 @@ mod auth_error;
 mod clock;
 mod config;
 mod config_file;
+mod config_jumps;
 mod config_plain;
 mod config_program;
 mod connect;
