@@ -5,7 +5,7 @@ mod ssh_client;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use farcall_bootstrap::ssh::{ConfigFiles, SshOptions, SshTarget, connect};
+use farcall_bootstrap::ssh::{ConfigFiles, SshOptions, SshTarget, connect, describe};
 use farcall_bootstrap::{Class, Step};
 use farcall_test_support::{Sshd, TempHome};
 use ssh_client::{options, printed, reach};
@@ -38,7 +38,7 @@ async fn the_program_is_asked_where_that_makes_a_difference() {
     ] {
         // It always fails, so that having been asked shows.
         let options = SshOptions { program: Some("/bin/false".into()), ..options(&home, text) };
-        let described = farcall_bootstrap::ssh::describe(&SshTarget::new("web1"), &options).await;
+        let described = describe(&SshTarget::new("web1"), &options).await;
         assert_eq!(described.is_err(), asked, "{text}: {described:?}");
         if let Err(error) = described {
             assert_eq!(error.step(), Step::Config);
@@ -49,7 +49,7 @@ async fn the_program_is_asked_where_that_makes_a_difference() {
         [("web1", "Port=22", false), ("Web1", "Port=22", true), ("web1", "Port=http", true)]
     {
         let options = SshOptions { settings: vec![setting.into()], ..options.clone() };
-        let described = farcall_bootstrap::ssh::describe(&SshTarget::new(host), &options).await;
+        let described = describe(&SshTarget::new(host), &options).await;
         assert_eq!(described.is_err(), asked, "{host} {setting}");
     }
 }
@@ -74,6 +74,71 @@ async fn includes_and_patterns() {
         assert_eq!(printed(&session, "echo in").await, "in\n");
         let other = reach("web2", &options).await.expect_err("no such name");
         assert!(matches!(other.step(), Step::Resolve), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn hidden_files_are_not_included_unless_named() {
+    let home = TempHome::new();
+    home.write("parts/.hidden.conf", "Port 1001\n");
+    home.write("parts/seen.conf", "User seen\n");
+    home.write("parts/.folder/seen.conf", "Port 1002\n");
+    home.write("parts/one/two/deep.conf", "Port 1003\n");
+    let parts = home.ssh("parts").display().to_string();
+    for (patterns, port) in [
+        ("DIR/*.conf DIR/?hidden.conf DIR/[.]hidden.conf DIR/*/seen.conf DIR/**/deep.conf", 7),
+        ("DIR/.h*.conf DIR/*.conf", 1001),
+        ("DIR/.f*/*.conf DIR/*.conf", 1002),
+        ("DIR/*/*/deep.conf DIR/*.conf", 1003),
+    ] {
+        let config = format!("Include {}\nPort 7\n", patterns.replace("DIR", &parts));
+        for options in both_ways(&options(&home, &config)) {
+            let described = describe(&SshTarget::new("a"), &options).await.expect("understood");
+            for line in ["User seen".to_owned(), format!("Port {port}")] {
+                assert!(described.contains(&line), "{patterns} {:?}: {described:?}", options.program);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_that_others_may_write_are_not_read() {
+    let home = TempHome::new();
+    let included = home.write("included", "User included\n");
+    let config = format!("Include {}\n", included.display());
+    for (mode, read) in [(0o644, true), (0o600, true), (0o666, false), (0o602, false)] {
+        let mode_of = |path, mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(path, mode).expect("ours");
+        };
+        // The file that a caller names may be anybody's, what it includes may not.
+        let options = options(&home, &config);
+        let ConfigFiles::Only(file) = &options.files else { unreachable!("set above") };
+        mode_of(file, 0o666);
+        mode_of(&included, mode);
+        let theirs =
+            Command::new("ssh").arg("-G").arg("-F").arg(file).arg("a").output().expect("ssh is installed");
+        assert_eq!(theirs.status.success(), read, "{mode:o}");
+        let plain = options.clone();
+        let [asked, alone] = both_ways(&options);
+        for options in [plain, asked, alone] {
+            let described = describe(&SshTarget::new("a"), &options).await;
+            assert_eq!(described.is_ok(), read, "{mode:o} {:?}: {described:?}", options.program);
+            if let Err(error) = described {
+                assert_eq!((error.step(), error.class()), (Step::Config, Class::Connect));
+                let text = error.to_string();
+                // In the program's words, or in ours.
+                let words =
+                    if options.program.is_some() { "Bad owner or permissions" } else { "others may write" };
+                assert!(text.contains(words) && text.contains("included"), "{text}");
+            }
+        }
+        // The user's own file, as far as our parser is believed.
+        let usual = home.write("config", "Host a\n User a\n");
+        mode_of(&usual, mode);
+        let options = SshOptions { files: ConfigFiles::Usual, program: None, ..options };
+        let described = describe(&SshTarget::new("a"), &options).await;
+        assert_eq!(described.is_ok(), read, "{mode:o}: {described:?}");
     }
 }
 
@@ -305,8 +370,8 @@ fn our_parser_agrees_with_the_program() {
         // What both make of it shows in how they would connect.
         let text = text.replace("Include inc", &format!("Include {}", home.ssh("inc").display()));
         let [asked, alone] = both_ways(&SshOptions { home: None, ..options(&home, &text) });
-        let theirs = runtime.block_on(farcall_bootstrap::ssh::describe(&SshTarget::new("a"), &asked));
-        let ours = runtime.block_on(farcall_bootstrap::ssh::describe(&SshTarget::new("a"), &alone));
+        let theirs = runtime.block_on(describe(&SshTarget::new("a"), &asked));
+        let ours = runtime.block_on(describe(&SshTarget::new("a"), &alone));
         let (mut theirs, mut ours) = (theirs.expect("understood"), ours.expect("understood"));
         // The program lists more usual key files than we can use.
         for lines in [&mut theirs, &mut ours] {

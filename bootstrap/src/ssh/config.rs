@@ -129,6 +129,9 @@ pub(crate) async fn effective(target: &SshTarget, options: &SshOptions) -> Resul
                 "install the ssh program, which is asked for the configuration where it exists, or name a file \
                  without Match",
             ),
+            Some(ConfigError::File(FileError::Others(_))) => {
+                failure.with_hint("it must belong to you or to root, with a mode such as 600 or 644")
+            }
             Some(ConfigError::Unsupported(_)) => failure.with_hint(SYSTEM_SSH),
             _ => failure,
         }
@@ -183,30 +186,19 @@ fn read_files(target: &SshTarget, options: &SshOptions) -> Result<(Raw, bool), C
     let mut usual = true;
     match &options.files {
         ConfigFiles::None => {}
-        ConfigFiles::Only(file) => parser.file(file, true)?,
+        ConfigFiles::Only(file) => parser.named_file(file)?,
         ConfigFiles::Usual => {
             if let Some(home) = home(options) {
                 let file = home.join(".ssh/config");
-                usual = is_usual(&home, &file);
-                parser.file(&file, false)?;
+                // ssh looks in the home of the account, whatever the variable says.
+                usual = own_account().is_some_and(|account| account.home == home);
+                parser.user_file(&file)?;
             }
-            parser.file(Path::new("/etc/ssh/ssh_config"), false)?;
+            parser.system_file(Path::new("/etc/ssh/ssh_config"))?;
         }
     }
     let plain = usual && parser.is_plain();
     Ok((parser.finish(), plain))
-}
-
-/// Whether ssh reads the same file, and does not refuse it: it looks in the home of the account, whatever the variable says,
-/// and wants nobody else to be able to write there.
-fn is_usual(home: &Path, file: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let own = rustix::process::getuid().as_raw();
-    let sound = match std::fs::metadata(file) {
-        Ok(metadata) => [0, own].contains(&metadata.uid()) && metadata.mode() & 0o022 == 0,
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    };
-    sound && own_account().is_some_and(|account| account.home == home)
 }
 
 fn home(options: &SshOptions) -> Option<PathBuf> {

@@ -1,7 +1,9 @@
 //! A reader of OpenSSH configuration files: for those that mean the same to everybody, and for machines without the `ssh`
 //! program.
 
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 
 use super::config::Raw;
 use super::{config_plain, pattern};
@@ -14,6 +16,8 @@ const DEPTH: u32 = 16;
 pub(crate) enum FileError {
     #[error("{}: cannot be read", .0.display())]
     Read(PathBuf, #[source] std::io::Error),
+    #[error("{}: belongs to somebody else, or others may write to it, so ssh does not read it", .0.display())]
+    Others(PathBuf),
     #[error("{}:{line}: Match needs the ssh program to be understood", file.display())]
     Match { file: PathBuf, line: usize },
     #[error("{}:{line}: a quotation mark is missing", file.display())]
@@ -24,6 +28,34 @@ pub(crate) enum FileError {
     Depth { file: PathBuf, line: usize },
     #[error("{0:?} is not of the form Keyword=value")]
     Setting(String),
+}
+
+/// What is asked of a file.
+#[derive(Clone, Copy)]
+struct Trust {
+    /// It must be there.
+    required: bool,
+    /// It must be ours or root's, and nobody else may be able to write to it.
+    owned: bool,
+}
+
+/// Included files are checked wherever they are included: as in OpenSSH, also from a file that is not checked itself.
+const INCLUDED: Trust = Trust { required: false, owned: true };
+
+impl Trust {
+    /// The content; nothing when others could have written it.
+    fn read(self, file: &Path) -> std::io::Result<Option<Vec<u8>>> {
+        let mut file = std::fs::File::open(file)?;
+        // Of the file that is open, not of whatever has its name a moment later.
+        let metadata = file.metadata()?;
+        let own = rustix::process::getuid().as_raw();
+        if self.owned && (![0, own].contains(&metadata.uid()) || metadata.mode() & 0o022 != 0) {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        Ok(Some(text))
+    }
 }
 
 /// Reads files in order; of each setting the first value wins.
@@ -71,23 +103,33 @@ impl Parser {
         self.put("identityfile", vec![name]);
     }
 
-    /// Reads a file. One that is not there is an error only when it is `required`.
-    pub(crate) fn file(&mut self, file: &Path, required: bool) -> Result<(), FileError> {
-        let system = file.starts_with("/etc/ssh");
-        self.read(file, required, true, system, 0)
+    /// Reads the file that a caller names, which must be there and may be anybody's.
+    pub(crate) fn named_file(&mut self, file: &Path) -> Result<(), FileError> {
+        self.read(file, Trust { required: true, owned: false }, true, file.starts_with("/etc/ssh"), 0)
+    }
+
+    /// Reads the user's file, if it is there. Nobody else may be able to write to it.
+    pub(crate) fn user_file(&mut self, file: &Path) -> Result<(), FileError> {
+        self.read(file, Trust { required: false, owned: true }, true, false, 0)
+    }
+
+    /// Reads the system's file, if it is there.
+    pub(crate) fn system_file(&mut self, file: &Path) -> Result<(), FileError> {
+        self.read(file, Trust { required: false, owned: false }, true, true, 0)
     }
 
     fn read(
         &mut self,
         file: &Path,
-        required: bool,
+        trust: Trust,
         applies: bool,
         system: bool,
         depth: u32,
     ) -> Result<(), FileError> {
-        let text = match std::fs::read(file) {
-            Ok(text) => text,
-            Err(e) if required || e.kind() != std::io::ErrorKind::NotFound => {
+        let text = match trust.read(file) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Err(FileError::Others(file.to_owned())),
+            Err(e) if trust.required || e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(FileError::Read(file.to_owned(), e));
             }
             Err(_) => return Ok(()),
@@ -127,7 +169,7 @@ impl Parser {
                         return Err(FileError::Depth { file, line });
                     }
                     for included in self.included(&words, system) {
-                        self.read(&included, false, active, system, depth + 1)?;
+                        self.read(&included, INCLUDED, active, system, depth + 1)?;
                     }
                 }
                 _ if active => self.put(&keyword, words),
@@ -148,10 +190,7 @@ impl Parser {
                 (None, Some(home)) => home.join(".ssh").join(pattern),
                 (_, None) => continue,
             };
-            // A pattern that means nothing names no file, as in OpenSSH.
-            if let Ok(found) = glob::glob(&path.to_string_lossy()) {
-                files.extend(found.filter_map(Result::ok));
-            }
+            files.extend(matching(&path));
         }
         files
     }
@@ -181,6 +220,25 @@ impl Parser {
             values.push(words);
         }
     }
+}
+
+/// The files that a pattern names, as with glob(3).
+fn matching(pattern: &Path) -> Vec<PathBuf> {
+    // Two stars are any number of folders to the library, and one star to glob(3).
+    let mut text = pattern.to_string_lossy().into_owned();
+    while text.contains("**") {
+        text = text.replace("**", "*");
+    }
+    // A pattern that means nothing names no file, as in OpenSSH.
+    let Ok(found) = glob::glob(&text) else { return Vec::new() };
+    // What is hidden is named by a pattern that begins with a dot, and by no other. The library's own option for that hides
+    // it from those as well.
+    let hidden = |name: Component<'_>| name.as_os_str().as_encoded_bytes().starts_with(b".");
+    let named = |path: &PathBuf| {
+        let pairs = path.components().rev().zip(Path::new(&text).components().rev());
+        pairs.into_iter().all(|(name, pattern)| !hidden(name) || hidden(pattern))
+    };
+    found.filter_map(Result::ok).filter(named).collect()
 }
 
 /// Splits a line at the keyword. Nothing for empty lines and comments.
