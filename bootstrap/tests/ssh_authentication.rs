@@ -4,22 +4,12 @@ mod ssh_client;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use farcall_bootstrap::ssh::{Answer, ConfigFiles, Prompter, Question, Secret, SshOptions};
 use farcall_bootstrap::{Class, LaunchError, Step};
 use farcall_test_support::{Authority, Certify, KeyKind, KeyPair, PASSWORD, SshAgent, Sshd, TempHome};
-use ssh_client::{class, options, printed, reach, system_ssh};
-
-/// A block for the server that leaves the choice of keys to the test.
-fn block(sshd: &Sshd, more: &str) -> String {
-    let known = sshd.dir().join("known");
-    std::fs::write(&known, sshd.known_hosts()).expect("a writable folder");
-    format!(
-        "Host server\n{more}\n HostName 127.0.0.1\n Port {}\n UserKnownHostsFile {}\n GlobalKnownHostsFile none\n",
-        sshd.port(),
-        known.display()
-    )
-}
+use ssh_client::{block, class, options, printed, reach, system_ssh};
 
 fn with_agent(mut options: SshOptions, agent: &SshAgent) -> SshOptions {
     options.environment.insert("SSH_AUTH_SOCK".into(), agent.socket().to_str().expect("text").into());
@@ -450,7 +440,7 @@ async fn a_server_that_is_never_satisfied_is_left() {
     let server = russh::server::Config {
         keys: vec![russh::keys::load_secret_key(key.path(), None).expect("a key")],
         max_auth_attempts: 1000,
-        auth_rejection_time: std::time::Duration::ZERO,
+        auth_rejection_time: Duration::ZERO,
         ..Default::default()
     };
     let serving = tokio::spawn(async move {

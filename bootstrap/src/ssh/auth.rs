@@ -2,19 +2,21 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse};
 use russh::keys::agent::client::AgentClient;
-use russh::keys::{self, Algorithm, HashAlg};
+use russh::keys::{Algorithm, HashAlg};
 use russh::{MethodKind, MethodSet};
 use tokio::net::UnixStream;
 
+use super::agent::{self, Agent};
 use super::algorithms::AcceptedKeys;
 use super::auth_error::AuthError;
 use super::clock::Clock;
 use super::config::{Config, Method, SYSTEM_SSH};
 use super::handler::{Client, SharedReport};
-use super::identity::{Agent, Identity, Shown, SignedBy, gather};
+use super::identity::{Identity, Shown, SignedBy, gather};
 use super::key_length;
 use super::options::{Question, SshOptions};
 use super::proof::{Asker, KeySigner, SignError};
@@ -22,6 +24,9 @@ use super::proof::{Asker, KeySigner, SignError};
 /// How often a server may accept a proof and want another one. Each method once, and each of a hardened server's keys, are
 /// far fewer.
 const STEPS: u32 = 16;
+
+/// How long an agent may take to list its keys.
+const AGENT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Authenticates on a fresh connection. Returns whether a person gave an answer that holds for this connection alone: a
 /// passphrase is for the keyring and does not count. Cancelling leaves the connection unusable.
@@ -45,7 +50,7 @@ pub(crate) async fn authenticate(
     let mut agent = None;
     let mut identities = Vec::new();
     if methods.contains(&Method::PublicKey) {
-        agent = clock.within(meet_agent(handle, config, &mut problems)).await?;
+        agent = meet_agent(handle, config, clock, &mut problems).await;
         let held = agent.as_ref().map(|agent| agent.identities.as_slice()).unwrap_or_default();
         identities = gather(config, held, &mut problems);
         if config.token_keys {
@@ -58,6 +63,7 @@ pub(crate) async fn authenticate(
         prompts: config.prompts,
         clock,
         asked: AtomicBool::new(false),
+        waits_for_agent: AtomicBool::new(false),
     };
     let conversation = Conversation {
         handle,
@@ -73,19 +79,16 @@ pub(crate) async fn authenticate(
     conversation.run(&methods, identities).await
 }
 
-/// Finds the agent. None, or one that does not answer, is no error: there may be files.
-async fn meet_agent(handle: &Handle<Client>, config: &Config, problems: &mut Vec<String>) -> Option<Agent> {
+/// Finds the agent. None, or one that does not answer, is no error: there may be files, for which it must leave time.
+async fn meet_agent(
+    handle: &Handle<Client>,
+    config: &Config,
+    clock: &Clock,
+    problems: &mut Vec<String>,
+) -> Option<Agent> {
     let path = config.agent.as_ref()?;
-    let met = async {
-        let mut client = AgentClient::connect_uds(path).await?;
-        if let Some(binding) = handle.agent_session_binding() {
-            // Lets an agent use keys that are bound to destinations; agents that do not know this refuse it.
-            let _ = client.bind_session(binding, false).await;
-        }
-        let identities = client.request_identities().await?;
-        Ok::<_, keys::Error>(Agent { client, identities })
-    };
-    match met.await {
+    let limit = AGENT_LIMIT.min(clock.left() / 3);
+    match agent::meet(path, handle.agent_session_binding(), limit, problems).await {
         Ok(agent) => Some(agent),
         Err(e) => {
             problems.push(format!("the agent at {} does not answer: {e}", path.display()));
@@ -158,6 +161,17 @@ impl Ring {
 
 impl Conversation<'_> {
     async fn run(mut self, methods: &[Method], identities: Vec<Identity>) -> Result<bool, AuthError> {
+        let mut ended = self.converse(methods, identities).await;
+        if let Err(AuthError::Late { problems, .. }) = &mut ended {
+            if self.asker.waits_for_agent.load(Relaxed) {
+                self.problems.push("the agent was asked for a signature and has not answered".to_owned());
+            }
+            *problems = self.problems;
+        }
+        ended
+    }
+
+    async fn converse(&mut self, methods: &[Method], identities: Vec<Identity>) -> Result<bool, AuthError> {
         let mut identities = Ring::new(identities);
         let mut failures = 0;
         let mut steps = 0;
@@ -228,10 +242,10 @@ impl Conversation<'_> {
         }
         Err(AuthError::Refused {
             user: self.config.user.clone(),
-            tried: self.tried,
+            tried: std::mem::take(&mut self.tried),
             accepted,
             foreign,
-            problems: self.problems,
+            problems: std::mem::take(&mut self.problems),
         })
     }
 

@@ -19,10 +19,20 @@ pub(crate) enum AuthError {
     Endless { user: String, steps: u32 },
     #[error("the connection ended during authentication: {reason}")]
     Ended { reason: String },
-    #[error(transparent)]
-    Late(#[from] Late),
+    #[error("{late}")]
+    Late {
+        late: Late,
+        /// What was found before, which may be why.
+        problems: Vec<String>,
+    },
     #[error("the protocol failed")]
     Protocol(#[source] russh::Error),
+}
+
+impl From<Late> for AuthError {
+    fn from(late: Late) -> Self {
+        AuthError::Late { late, problems: Vec::new() }
+    }
 }
 
 fn describe(tried: &[String]) -> String {
@@ -37,7 +47,13 @@ fn describe(tried: &[String]) -> String {
 impl AuthError {
     /// What a person can do about it.
     pub(crate) fn hint(&self) -> Option<String> {
-        let AuthError::Refused { accepted, foreign, problems, tried, .. } = self else { return None };
+        let (accepted, foreign, problems, tried) = match self {
+            AuthError::Refused { accepted, foreign, problems, tried, .. } => {
+                (accepted, foreign, problems, tried)
+            }
+            AuthError::Late { problems, .. } if !problems.is_empty() => return Some(problems.join("; ")),
+            _ => return None,
+        };
         let mut hints = problems.clone();
         if !accepted.is_empty() {
             hints.push(format!("the server accepts {}", accepted.join(", ")));

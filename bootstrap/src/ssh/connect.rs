@@ -363,7 +363,7 @@ impl Attempts {
         let report = report.lock().unwrap_or_else(PoisonError::into_inner);
         let class = match &error {
             AuthError::Refused { .. } | AuthError::Endless { .. } => Class::Auth,
-            AuthError::Late(_) => Class::Timeout,
+            AuthError::Late { .. } => Class::Timeout,
             // A server that leaves with words has decided against us; one that leaves without has gone away.
             AuthError::Ended { .. } if !report.said.is_empty() => Class::Auth,
             AuthError::Ended { .. } | AuthError::Protocol(_) => Class::Lost,

@@ -3,11 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use russh::keys::agent::AgentIdentity;
-use russh::keys::agent::client::AgentClient;
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Certificate, PublicKey};
-use tokio::net::UnixStream;
 
 use super::config::Config;
 use super::keyring;
@@ -47,12 +45,6 @@ impl Identity {
             }
         }
     }
-}
-
-/// An agent that answers, and what it holds.
-pub(crate) struct Agent {
-    pub client: AgentClient<UnixStream>,
-    pub identities: Vec<AgentIdentity>,
 }
 
 /// A key that the configuration names.

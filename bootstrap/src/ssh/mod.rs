@@ -12,6 +12,7 @@
 //! Kerberos and keys in hardware without an agent, are the system `ssh`'s, which can be used as a command instead; so is
 //! KnownHostsCommand and BindInterface, which are errors here, and ForwardAgent, which is not done here and warned of.
 
+mod agent;
 mod algorithms;
 mod auth;
 mod auth_error;

@@ -24,6 +24,8 @@ pub(super) struct Asker<'a> {
     pub clock: &'a Clock,
     /// Whether a question was answered.
     pub asked: AtomicBool,
+    /// Whether the agent has been asked for a signature and has not answered.
+    pub waits_for_agent: AtomicBool,
 }
 
 impl Asker<'_> {
@@ -77,7 +79,10 @@ impl Signer for KeySigner<'_> {
         match &self.signed_by {
             SignedBy::Agent(identity) => {
                 let agent = self.agent.as_mut().ok_or(SignError::Key)?;
-                agent.sign_request(identity, hash, data).await.map_err(SignError::Agent)
+                self.asker.waits_for_agent.store(true, Relaxed);
+                let signed = agent.sign_request(identity, hash, data).await;
+                self.asker.waits_for_agent.store(false, Relaxed);
+                signed.map_err(SignError::Agent)
             }
             SignedBy::File(path) => {
                 let key = self.asker.unlock(path).await?;

@@ -6,13 +6,24 @@ use std::process::{Command, Output, Stdio};
 
 use farcall_bootstrap::ssh::{ConfigFiles, Exec, Session, SshOptions, SshTarget, connect};
 use farcall_bootstrap::{Class, LaunchError};
-use farcall_test_support::TempHome;
+use farcall_test_support::{Sshd, TempHome};
 use tokio::io::AsyncReadExt;
 
 /// Options that read one configuration file, and know nothing of the machine the tests run on.
 pub(crate) fn options(home: &TempHome, config: &str) -> SshOptions {
     let file = home.write("config", config);
     SshOptions { files: ConfigFiles::Only(file), home: Some(home.path().to_owned()), ..SshOptions::default() }
+}
+
+/// A block for the server that leaves the choice of keys to the test.
+pub(crate) fn block(sshd: &Sshd, more: &str) -> String {
+    let known = sshd.dir().join("known");
+    std::fs::write(&known, sshd.known_hosts()).expect("a writable folder");
+    format!(
+        "Host server\n{more}\n HostName 127.0.0.1\n Port {}\n UserKnownHostsFile {}\n GlobalKnownHostsFile none\n",
+        sshd.port(),
+        known.display()
+    )
 }
 
 /// Connects by the options' configuration.
