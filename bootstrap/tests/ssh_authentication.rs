@@ -500,6 +500,29 @@ async fn a_refusal_says_what_was_tried_and_why_not_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_banner_that_is_not_utf_8_is_named_with_the_way_round_it() {
+    let home = TempHome::new();
+    let builder = Sshd::builder();
+    let banner = builder.dir().join("banner");
+    std::fs::write(&banner, b"members only, \xe9lite\n").expect("a writable folder");
+    let sshd = builder.option(format!("Banner {}", banner.display())).start();
+    let key = home.key("unknown", KeyKind::Ed25519);
+    // Before the first key is shown, and as the answer to one.
+    for (file, theirs_gets_in) in [(sshd.client_key().path(), true), (key.path(), false)] {
+        for more in ["", "\n PreferredAuthentications password,publickey"] {
+            let named = format!(" IdentityFile {}\n IdentityAgent none{more}", file.display());
+            let options = asking(options(&home, &block(&sshd, &named)), &Answers::new(&[]));
+            let ConfigFiles::Only(config) = &options.files else { unreachable!("set above") };
+            assert_eq!(system_ssh(config, "server", &[]).status.success(), theirs_gets_in);
+            let error = reach("server", &options).await.expect_err("not read");
+            assert_eq!((error.class(), error.step()), (Class::Connect, Step::Authenticate), "{error}");
+            assert!(error.to_string().contains("not UTF-8"), "{error}");
+            assert!(error.hint().expect("a hint").contains("openssh://"), "{error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_keys_are_the_servers_word_and_not_a_riddle() {
     let home = TempHome::new();
     let agent = SshAgent::start();

@@ -15,7 +15,7 @@ use super::algorithms::AcceptedKeys;
 use super::auth_error::AuthError;
 use super::clock::Clock;
 use super::config::{Config, Method, SYSTEM_SSH};
-use super::handler::{Client, SharedReport};
+use super::handler::{Client, NotText, SharedReport};
 use super::identity::{Identity, Shown, SignedBy, gather};
 use super::key_length;
 use super::options::{Question, SshOptions};
@@ -183,7 +183,7 @@ impl Conversation<'_> {
         if !key_first {
             let user = self.config.user.clone();
             let result = self.clock.within(self.handle.authenticate_none(user)).await?;
-            match Outcome::from(result.map_err(AuthError::Protocol)?) {
+            match Outcome::from(self.protocol(result)?) {
                 Outcome::In => return Ok(false),
                 Outcome::Refused(left, _) => accepted = Some(self.still_there(left)?),
                 Outcome::Skipped => {}
@@ -261,8 +261,11 @@ impl Conversation<'_> {
         if !left.is_empty() {
             return Ok(left);
         }
-        let ended = self.report.lock().unwrap_or_else(PoisonError::into_inner).ended.clone();
-        match ended {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        if report.not_text {
+            return Err(NotText.into());
+        }
+        match report.ended.clone() {
             Some(reason) => Err(AuthError::Ended { reason }),
             None if self.handle.is_closed() => {
                 Err(AuthError::Ended { reason: "the server closed it".into() })
@@ -360,7 +363,7 @@ impl Conversation<'_> {
             return Ok(known);
         }
         let told = self.clock.within(self.handle.best_supported_rsa_hash()).await?;
-        let hash = match told.map_err(AuthError::Protocol)? {
+        let hash = match self.protocol(told)? {
             Some(hash) => hash,
             // A server that does not say is one from before 2017, or terse; try the better one.
             None => Some(HashAlg::Sha512),
@@ -376,7 +379,8 @@ impl Conversation<'_> {
         self.tried.push("password".to_owned());
         // The library wipes its copy.
         let attempt = self.handle.authenticate_password(user, password.expose());
-        Ok(self.clock.within(attempt).await?.map_err(AuthError::Protocol)?.into())
+        let attempted = self.clock.within(attempt).await?;
+        Ok(self.protocol(attempted)?.into())
     }
 
     async fn answer_questions(&mut self) -> Result<Outcome, AuthError> {

@@ -2,6 +2,7 @@
 
 use super::clock::Late;
 use super::config::SYSTEM_SSH;
+use super::handler::NotText;
 
 /// Why a server did not let us in.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,8 @@ pub(crate) enum AuthError {
     Endless { user: String, steps: u32 },
     #[error("the connection ended during authentication: {reason}")]
     Ended { reason: String },
+    #[error(transparent)]
+    NotText(#[from] NotText),
     #[error("{late}")]
     Late {
         late: Late,
@@ -52,6 +55,7 @@ impl AuthError {
                 (accepted, foreign, problems, tried)
             }
             AuthError::Late { problems, .. } if !problems.is_empty() => return Some(problems.join("; ")),
+            AuthError::NotText(_) => return Some(SYSTEM_SSH.to_owned()),
             _ => return None,
         };
         let mut hints = problems.clone();

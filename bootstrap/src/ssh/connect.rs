@@ -20,7 +20,7 @@ use super::dial::{self, DialFailure, Dialed};
 use super::ending::Ending;
 use super::exec::tunnel;
 use super::gate::{Pass, Unsettled};
-use super::handler::{Client, ProtocolError, SharedReport};
+use super::handler::{Client, NotText, ProtocolError, SharedReport};
 use super::host_key::HostKeys;
 use super::jumps::{self, HOPS, Hop};
 use super::options::{SshOptions, SshTarget};
@@ -355,6 +355,7 @@ impl Attempts {
             Error::WrongServerSig => {
                 Failure::Final(self.error(Step::HostKey, Class::HostKey).because(error).with_evidence(said))
             }
+            error if NotText::is(&error) => Failure::Final(failure.because(NotText).with_hint(SYSTEM_SSH)),
             other => Failure::Final(failure.because(other)),
         }
     }
@@ -363,6 +364,7 @@ impl Attempts {
         let report = report.lock().unwrap_or_else(PoisonError::into_inner);
         let class = match &error {
             AuthError::Refused { .. } | AuthError::Endless { .. } => Class::Auth,
+            AuthError::NotText(_) => Class::Connect,
             AuthError::Late { .. } => Class::Timeout,
             // A server that leaves with words has decided against us; one that leaves without has gone away.
             AuthError::Ended { .. } if !report.said.is_empty() => Class::Auth,

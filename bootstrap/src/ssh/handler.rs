@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use russh::client::{self, ChannelOpenHandle, DisconnectReason, Msg};
-use russh::keys::{PublicKey, PublicKeyOrCertificate};
+use russh::keys::{PublicKey, PublicKeyOrCertificate, ssh_encoding};
 use russh::{Channel, ChannelId, Error};
 
 use super::dial::keep_tail;
@@ -19,6 +19,19 @@ pub(crate) enum ProtocolError {
     Ssh(#[from] Error),
 }
 
+/// The server says something that is not UTF-8. The standard wants UTF-8, and the library ends a connection on anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the server's words (its banner, a question, or why it leaves) are not UTF-8, and such are not read here"
+)]
+pub(crate) struct NotText;
+
+impl NotText {
+    pub(crate) fn is(error: &Error) -> bool {
+        matches!(error, Error::SshEncoding(ssh_encoding::Error::CharacterEncoding))
+    }
+}
+
 /// What the protocol's task learns and others want to know.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -26,6 +39,8 @@ pub(crate) struct Report {
     pub said: Vec<u8>,
     /// Why the connection ended.
     pub ended: Option<String>,
+    /// Whether that was for words that cannot be read.
+    pub not_text: bool,
     /// The server's key was let through although it contradicts what is known.
     pub unverified: bool,
 }
@@ -80,6 +95,10 @@ impl client::Handler for Client {
                 keep_tail(&mut report.said, info.message.as_bytes());
                 keep_tail(&mut report.said, b"\n");
                 report.ended = Some(format!("the server left ({:?})", info.reason_code));
+            }
+            DisconnectReason::Error(ProtocolError::Ssh(e)) if NotText::is(&e) => {
+                report.ended = Some(NotText.to_string());
+                report.not_text = true;
             }
             DisconnectReason::Error(e) => report.ended = Some(e.to_string()),
         }
