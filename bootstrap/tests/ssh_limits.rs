@@ -111,6 +111,40 @@ async fn a_configured_limit_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configured_limit_does_not_cut_a_slow_login() {
+    let home = TempHome::new();
+    // Asked for keys that are in no file.
+    let sshd = Sshd::builder()
+        .option("AuthorizedKeysCommand /bin/sleep 2")
+        .option("AuthorizedKeysCommandUser root")
+        .start();
+    let key = home.key("unknown", farcall_test_support::KeyKind::Ed25519);
+    let config = format!(
+        "Host server\n  ConnectTimeout 1\n  IdentityFile {}\n{}",
+        key.path().display(),
+        sshd.config("server")
+    );
+    let options = options(&home, &config);
+    let theirs = std::process::Command::new("ssh")
+        .arg("-F")
+        .arg(home.ssh("config"))
+        .args(["server", "true"])
+        .output()
+        .expect("ssh must be installed (openssh-client)");
+    assert!(theirs.status.success(), "{}", String::from_utf8_lossy(&theirs.stderr));
+    // Without end is as good as long enough.
+    for limit in [options.limit, Duration::MAX] {
+        let options = SshOptions { limit, ..options.clone() };
+        let session = reach("server", &options).await.expect("let in");
+        assert_eq!(printed(&session, "echo in").await, "in\n");
+    }
+    let short = SshOptions { limit: Duration::from_millis(500), ..options };
+    let error = reach("server", &short).await.expect_err("the longer of two short limits");
+    assert_eq!((error.class(), error.step()), (Class::Timeout, Step::Authenticate), "{error}");
+    assert!(error.to_string().contains("limit of 1 s"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connect_that_is_dropped_leaves_nothing_behind() {
     let home = TempHome::new();
     let (accepted, was_accepted) = tokio::sync::oneshot::channel();

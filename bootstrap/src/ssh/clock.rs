@@ -28,8 +28,12 @@ enum State {
     Paused { left: Duration },
 }
 
+/// The longest limit: nobody waits longer, and greater ones have no end that an [`Instant`] could hold.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 impl Clock {
     pub(crate) fn start(limit: Duration) -> Self {
+        let limit = limit.min(LONGEST);
         Self {
             limit,
             state: Mutex::new(State::Running { deadline: Instant::now() + limit }),
@@ -109,6 +113,15 @@ impl Drop for Pause<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_without_end_is_a_year() {
+        let clock = Clock::start(Duration::MAX);
+        clock.within(clock.paused(async {})).await.expect("in time");
+        assert_eq!(clock.left(), LONGEST);
+        let late = clock.within(std::future::pending::<()>()).await.expect_err("in the end");
+        assert_eq!(late.limit, LONGEST);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn time_in_which_a_person_is_asked_does_not_count() {

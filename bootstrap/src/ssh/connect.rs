@@ -99,7 +99,10 @@ enum Failure {
 
 impl Attempts {
     async fn run(&self) -> Result<Session, LaunchError> {
-        let limit = self.config.connect_timeout.unwrap_or(self.options.limit);
+        // As with ssh, a ConnectTimeout ends with the key exchange. Whoever chose a short one, to pass over hosts that are down,
+        // did not mean slow logins by it.
+        let first = self.config.connect_timeout.unwrap_or(self.options.limit);
+        let limit = first.max(self.options.limit);
         let host_keys = HostKeys::new(&self.config).map_err(|e| self.none_left(e))?;
         let server = self.place();
         let mut clock = None;
@@ -107,7 +110,7 @@ impl Attempts {
         loop {
             let pass = self.options.gate.pass(&server).await;
             // The limit does not run while others have their turn.
-            let clock = clock.get_or_insert_with(|| Clock::start(limit));
+            let clock = clock.get_or_insert_with(|| Clock::start(first));
             match self.attempt(&host_keys, clock, limit, pass).await.map_err(|failure| self.blame(failure)) {
                 Ok(session) => return Ok(session),
                 Err(Failure::Final(e)) => return Err(e),
@@ -306,6 +309,8 @@ impl Attempts {
             Ok(Err(e)) => return Err(self.handshake_error(e, host_keys, &prelude(&heard))),
             Ok(Ok(handle)) => handle,
         };
+        let own = self.config.connect_timeout.map(|_| Clock::start(limit));
+        let clock = own.as_ref().unwrap_or(clock);
         // From here on, nothing is tried twice: a server may count attempts to authenticate.
         self.begin(Step::Authenticate);
         let authenticating = auth::authenticate(&mut handle, &self.config, &self.options, clock, &report);

@@ -108,8 +108,9 @@ pub struct SshOptions {
     /// The variables that a configuration may refer to, `SSH_AUTH_SOCK` above all.
     pub environment: BTreeMap<String, String>,
     /// The limit of one attempt to connect: name look-up, connection, key exchange and authentication together,
-    /// without the time in which a person is asked. A `ConnectTimeout` in the configuration wins. Each jump host has
-    /// its own. Default 20 s.
+    /// without the time in which a person is asked. A `ConnectTimeout` in the configuration takes its place up to the end of
+    /// the key exchange, as with `ssh`, and authentication then has a limit of its own, the longer of both. Each jump host
+    /// has its own. More than a year is a year. Default 20 s.
     pub limit: Duration,
     /// How many more times a connection is tried that a busy server cut before authentication. Default 9.
     pub retries: u32,
