@@ -1,5 +1,7 @@
 //! A program at the end of an SSH channel that carries a worker.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -7,6 +9,10 @@ use crate::error::LaunchError;
 use crate::local::Started;
 use crate::process::{Exit, Process, Stderr};
 use crate::ssh::{self, ExitStatus, Session};
+
+/// How long a kill may take to be sent and to show. A far side that takes nothing more from the connection would hold it up for
+/// ever; then the channel is left, and with its last user the connection.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 
 /// Starts `line` under the login shell at the far end of `session`. The connection lives as long as what is returned.
 pub(crate) async fn start(session: &Session, line: &str) -> Result<Started, LaunchError> {
@@ -33,15 +39,18 @@ pub(crate) async fn start(session: &Session, line: &str) -> Result<Started, Laun
         let end = tokio::select! {
             end = end => end.map_or(Exit::Unknown, |status| exit_of(&status)),
             () = kill.cancelled() => {
-                // It fails only when the connection is gone, and the program with it.
-                let _ = process.kill().await;
-                process.wait().await.map_or(Exit::Unknown, |status| exit_of(&status))
+                let killed = async {
+                    // It fails only when the connection is gone, and the program with it.
+                    let _ = process.kill().await;
+                    process.wait().await.map_or(Exit::Unknown, |status| exit_of(&status))
+                };
+                tokio::time::timeout(KILL_LIMIT, killed).await.unwrap_or(Exit::Unknown)
             }
         };
         exited.send_replace(Some(end));
         // A later kill still has something to do: those that the program left behind may hold the channel.
         kill.cancelled().await;
-        let _ = process.kill().await;
+        let _ = tokio::time::timeout(KILL_LIMIT, process.kill()).await;
     });
     Ok(Started { reader: Box::new(stdout), writer: Box::new(stdin), stderr: tail, process: watched })
 }
@@ -76,3 +85,7 @@ fn number_of(name: &str) -> Option<i32> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+#[path = "remote_tests.rs"]
+mod tests;

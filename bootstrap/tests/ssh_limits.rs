@@ -267,6 +267,94 @@ async fn a_server_that_stays_busy_is_an_error_in_the_end() {
     assert_eq!(class(&reach("server", &options).await), None);
 }
 
+/// Stops the processes of a server's connections, or lets them go on. Stopped, they hold their connections and answer
+/// nothing, as behind a network that was cut.
+fn signal(sshd: &Sshd, signal: rustix::process::Signal) {
+    for pid in sshd.sessions() {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("small")).expect("not zero");
+        match rustix::process::kill_process(pid, signal) {
+            // One that served the login alone ends with it.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => panic!("{pid:?}: {error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_nobody_waits_for_any_more_is_closed() {
+    let home = TempHome::new();
+    let sshd = Sshd::builder().option("MaxSessions 1").start();
+    let limited = SshOptions { limit: Duration::from_secs(5), ..options(&home, &sshd.config("server")) };
+    let session = reach("server", &limited).await.expect("let in");
+    // The whole limit, and a caller who loses patience.
+    for (n, patience) in [(1, Duration::from_secs(60)), (2, Duration::from_millis(300))] {
+        signal(&sshd, rustix::process::Signal::STOP);
+        let waited = tokio::time::timeout(patience, session.exec("echo never")).await;
+        assert!(matches!(&waited, Err(_) | Ok(Err(_))), "answered");
+        signal(&sshd, rustix::process::Signal::CONT);
+        sshd.wait_for_log("Close session", n);
+    }
+    // Its place is free, and what nobody waited for did not run.
+    assert_eq!(printed(&session, "echo in").await, "in\n");
+    assert!(!sshd.log().iter().any(|line| line.contains("no more sessions")), "{:#?}", sshd.log());
+    drop(session);
+    sshd.wait_until_idle();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_that_nobody_waits_for_any_more_is_closed() {
+    let home = TempHome::new();
+    let (jump, near, far) = (Sshd::start(), Sshd::start(), Sshd::start());
+    let behind = |alias: &str, sshd: &Sshd| format!("{}  ProxyJump jump\n", sshd.config(alias));
+    let config = format!("{}{}{}", jump.config("jump"), behind("near", &near), behind("far", &far));
+    let options = options(&home, &config);
+    let session = reach("near", &options).await.expect("let in");
+    signal(&jump, rustix::process::Signal::STOP);
+    let impatient = SshOptions { limit: Duration::from_secs(1), ..options };
+    let error = reach("far", &impatient).await.expect_err("the limit");
+    assert_eq!((error.class(), error.step()), (Class::Timeout, Step::Jump), "{error}");
+    signal(&jump, rustix::process::Signal::CONT);
+    far.wait_for_log("Connection from", 1);
+    // Closed before a word was said.
+    far.wait_for_log("kex_exchange_identification", 1);
+    assert_eq!(printed(&session, "echo in").await, "in\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_without_users_ends_also_where_a_channel_is_not_answered() {
+    let home = TempHome::new();
+    let sshd = Sshd::start();
+    let name = format!("[127.0.0.1]:{}", sshd.port());
+    let (relay, ended) = fake(&home, {
+        let port = sshd.port();
+        move |stream| async move {
+            let server = TcpStream::connect(("127.0.0.1", port)).await.expect("listens");
+            let ((mut from_us, mut to_us), (mut from_server, mut to_server)) =
+                (stream.into_split(), server.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_us).await });
+            // Ends when we hang up.
+            let _ = tokio::io::copy(&mut from_us, &mut to_server).await;
+        }
+    })
+    .await;
+    // The relay's place, the server's keys.
+    let key = sshd.client_key().path().display();
+    let known = sshd.dir().join("known");
+    std::fs::write(&known, sshd.known_hosts()).expect("writable");
+    let settings =
+        ["IdentityAgent=none".to_owned(), format!("HostKeyAlias={name}"), format!("IdentityFile={key}")];
+    let mut settings = settings.to_vec();
+    settings.push(format!("UserKnownHostsFile={}", known.display()));
+    let options = SshOptions { settings, limit: Duration::from_secs(20), ..relay };
+    let session = reach("server", &options).await.expect("let in");
+    signal(&sshd, rustix::process::Signal::STOP);
+    let waited = tokio::time::timeout(Duration::from_millis(300), session.exec("true")).await;
+    assert!(waited.is_err(), "answered");
+    drop(session);
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("hung up").expect("no panic");
+    signal(&sshd, rustix::process::Signal::CONT);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_vanishes_is_noticed() {
     let home = TempHome::new();
@@ -276,17 +364,10 @@ async fn a_server_that_vanishes_is_noticed() {
     let mut exec = session.exec("echo up; cat").await.expect("a channel");
     let mut line = [0; 3];
     exec.stdout.read_exact(&mut line).await.expect("it runs");
-    // Stopped, it holds the connection and answers nothing, as behind a network that was cut.
-    let stop = |signal| {
-        for pid in sshd.sessions() {
-            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("small")).expect("not zero");
-            rustix::process::kill_process(pid, signal).expect("ours");
-        }
-    };
-    stop(rustix::process::Signal::STOP);
+    signal(&sshd, rustix::process::Signal::STOP);
     let waiting = tokio::time::timeout(Duration::from_secs(30), exec.process.wait());
     let error = waiting.await.expect("noticed").expect_err("lost");
     assert!(matches!(error, farcall_bootstrap::ssh::ExecError::Lost(_)), "{error}");
     assert!(session.is_closed());
-    stop(rustix::process::Signal::CONT);
+    signal(&sshd, rustix::process::Signal::CONT);
 }

@@ -37,6 +37,7 @@ mod key_length;
 mod keyring;
 mod known_hosts;
 mod krl;
+mod opening;
 mod options;
 mod pattern;
 mod prompt;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use russh::client::{Handle, Msg};
 use russh::{Channel, Disconnect, Error};
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::clock::Late;
 use super::ending::Ending;
 use super::exec::Exec;
 use super::handler::Client;
+use super::opening;
 use super::prompt::Haste;
 use super::pump;
 use super::variables::Variable;
@@ -25,6 +26,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Session {
     inner: Arc<Inner>,
+    /// Cancels `left` with the last clone.
+    _users: Arc<DropGuard>,
 }
 
 /// What a connection is made of, once it stands.
@@ -47,6 +50,8 @@ pub(super) struct Parts {
 struct Inner {
     /// Absent only while it is being dropped.
     parts: Option<Parts>,
+    /// Cancelled when nobody uses the connection: those who open channels hold it, and are no users.
+    left: CancellationToken,
 }
 
 impl fmt::Debug for Session {
@@ -67,17 +72,20 @@ impl Session {
     /// When the connection has ended (class lost), the server allows no further channel (class bootstrap), or does
     /// not answer within the limit of the connection.
     ///
-    /// Cancel safe: the channel is closed, if it was open already.
+    /// Cancel safe: the channel is closed, at once or when the server opens it. The same holds when the limit passes.
     pub async fn exec(&self, command: impl AsRef<[u8]>) -> Result<Exec, LaunchError> {
         let error = |class| LaunchError::new(Step::Session, class, self.name());
         let opening = async {
-            let channel = self.parts().handle.channel_open_session().await?;
+            let inner = Arc::clone(&self.inner);
+            let open = async move { inner.parts().handle.channel_open_session().await };
+            let opened = opening::open(open, self.inner.left.clone()).await?;
+            let channel = opened.channel();
             for Variable { name, value } in &self.parts().variables {
                 // Without an answer: what the server does not accept is not there, as with ssh, and nothing waits for that.
                 channel.set_env(false, name, value).await?;
             }
             channel.exec(true, command.as_ref()).await?;
-            Ok::<_, Error>(channel)
+            Ok::<_, Error>(opened.claim())
         };
         let limit = self.parts().limit;
         let channel = match tokio::time::timeout(limit, opening).await {
@@ -114,11 +122,13 @@ impl Session {
     }
 
     pub(super) fn new(parts: Parts) -> Self {
-        Self { inner: Arc::new(Inner { parts: Some(parts) }) }
+        let left = CancellationToken::new();
+        let users = Arc::new(left.clone().drop_guard());
+        Self { inner: Arc::new(Inner { parts: Some(parts), left }), _users: users }
     }
 
     fn parts(&self) -> &Parts {
-        self.inner.parts.as_ref().expect("the parts are taken by drop alone")
+        self.inner.parts()
     }
 
     /// The host, as it was asked for.
@@ -142,10 +152,20 @@ impl Session {
         self.parts().haste.clone()
     }
 
-    /// Lets the server connect us on to `host`.
+    /// Lets the server connect us on to `host`. Cancel safe, as [`exec`](Self::exec) is.
     pub(super) async fn open_tunnel(&self, host: &str, port: u16) -> Result<Channel<Msg>, Error> {
         // The originator is for the server's log; ssh sends this too when there is none.
-        self.parts().handle.channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0).await
+        let (inner, host) = (Arc::clone(&self.inner), host.to_owned());
+        let open = async move {
+            inner.parts().handle.channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0).await
+        };
+        Ok(opening::open(open, self.inner.left.clone()).await?.claim())
+    }
+}
+
+impl Inner {
+    fn parts(&self) -> &Parts {
+        self.parts.as_ref().expect("the parts are taken by drop alone")
     }
 }
 
