@@ -11,6 +11,8 @@
 //! CASignatureAlgorithms; HostKeyAlgorithms, KexAlgorithms, Ciphers, MACs. Other ways of authenticating, such as
 //! Kerberos and keys in hardware without an agent, are the system `ssh`'s, which can be used as a command instead; so is
 //! KnownHostsCommand and BindInterface, which are errors here, and ForwardAgent, which is not done here and warned of.
+//! NoHostAuthenticationForLocalhost and CheckHostIP are passed over, which errs on the safe side: this machine's keys are checked
+//! like any other's, and by the name that was asked for alone.
 
 mod agent;
 mod algorithms;
