@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 /// An agent between us and a real one, which lists a key of an unknown kind before the others and gives those comments that
-/// are not UTF-8.
-fn odd_agent(home: &TempHome, real: &SshAgent) -> std::path::PathBuf {
+/// are not UTF-8. Unless it `signs`, it never answers when it is asked for a signature.
+fn odd_agent(home: &TempHome, real: &SshAgent, signs: bool) -> std::path::PathBuf {
     let socket = home.ssh("odd_agent");
     let listener = UnixListener::bind(&socket).expect("a socket");
     let real = real.socket().to_owned();
@@ -22,6 +22,9 @@ fn odd_agent(home: &TempHome, real: &SshAgent) -> std::path::PathBuf {
             let mut agent = UnixStream::connect(&real).await.expect("the real agent");
             tokio::spawn(async move {
                 while let Ok(request) = frame(&mut client).await {
+                    if !signs && request[0] == 13 {
+                        std::future::pending::<()>().await;
+                    }
                     agent.write_all(&framed(&request)).await.expect("the real agent");
                     let mut answer = frame(&mut agent).await.expect("the real agent");
                     if request == [11] {
@@ -55,7 +58,7 @@ async fn one_odd_entry_does_not_hide_the_agents_other_keys() {
     let agent = SshAgent::start();
     let key = home.key("key", KeyKind::Ed25519);
     agent.add(&key);
-    let socket = odd_agent(&home, &agent);
+    let socket = odd_agent(&home, &agent, true);
     let with_odd =
         |sshd: &Sshd| options(&home, &block(sshd, &format!(" IdentityAgent {}", socket.display())));
     let sshd = Sshd::builder().authorize(&key).start();
@@ -69,6 +72,20 @@ async fn one_odd_entry_does_not_hide_the_agents_other_keys() {
     let error = reach("server", &with_odd(&Sshd::start())).await.expect_err("not authorized");
     assert_eq!(error.class(), Class::Auth);
     assert!(error.to_string().contains("ssh-unknown"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_does_not_sign_is_blamed_for_the_time() {
+    let home = TempHome::new();
+    let agent = SshAgent::start();
+    let key = home.key("key", KeyKind::Ed25519);
+    agent.add(&key);
+    let sshd = Sshd::builder().authorize(&key).start();
+    let config = block(&sshd, &format!(" IdentityAgent {}", odd_agent(&home, &agent, false).display()));
+    let options = SshOptions { limit: Duration::from_secs(2), ..options(&home, &config) };
+    let error = reach("server", &options).await.expect_err("the limit");
+    assert_eq!((error.class(), error.step()), (Class::Timeout, Step::Authenticate), "{error}");
+    assert!(error.to_string().contains("was asked for a signature and has not answered"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

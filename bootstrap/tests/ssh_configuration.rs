@@ -358,6 +358,8 @@ fn our_parser_agrees_with_the_program() {
         "ProxyJump j1,u@j2:22\nProxyCommand nc %h %p\n",
         "ProxyCommand nc %h %p\nProxyJump j1\n",
         "ProxyJump none\n",
+        "HostName h.example.org\nUser u\nPort 9\nHostKeyAlias Web\nProxyJump %r@%n-%h:7,[%h]:8,p%p,x%%y,%k\n",
+        "HostName h.example.org\nHostKeyAlias Web\nProxyCommand nc %k %%k %n %h\n",
         "ConnectTimeout 1m\nServerAliveInterval 15\nServerAliveCountMax 7\n",
         "Compression yes\nHashKnownHosts yes\nStrictHostKeyChecking accept-new\n",
         "IdentityFile ~/one\nHost a\n  IdentityFile /two\nHost *\n  IdentityFile ~/one\nIdentitiesOnly yes\n",
