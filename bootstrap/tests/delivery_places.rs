@@ -163,13 +163,11 @@ impl Bait {
 #[tokio::test]
 async fn a_cache_folder_in_a_folder_of_somebody_else_is_passed_over() {
     let given = |path: &Path| chown(path, Some(1234), Some(1234)).expect("given away");
-    let give: [fn(&Place, &dyn Fn(&Path)); 2] =
-        [|place, given| given(&place.home().join(".cache")), |place, given| given(&place.home())];
-    for give in give {
+    for whose in ["home", "home/.cache"] {
         let place = Place::new().mounts(LADDER);
         fs::create_dir_all(place.cache()).expect("made");
         fs::set_permissions(place.cache(), fs::Permissions::from_mode(0o700)).expect("private");
-        give(&place, &given);
+        given(&place.home().with_file_name(whose));
         let bait = Bait::new(&place);
         assert_eq!(delivered_to(&place).await, Path::new("/var/tmp/farcall-0"));
         bait.was_left_alone();

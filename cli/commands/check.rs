@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use farcall::ssh::SshOptions;
 use farcall::{Gateway, Program, Spec, Step};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::CommandError;
 use crate::args::check::CheckArgs;
@@ -146,12 +146,21 @@ async fn check_all(
         });
     }
     let mut found = BTreeMap::new();
+    let mut take = |ended: Result<(usize, Found), JoinError>| match ended {
+        Ok((at, one)) => drop(found.insert(at, one)),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
     let interrupt = loop {
         tokio::select! {
-            Some(which) = interrupts.recv() => break Some(which),
+            Some(which) = interrupts.recv() => {
+                // What is known by now is shown.
+                while let Some(ended) = checks.try_join_next() {
+                    take(ended);
+                }
+                break Some(which);
+            }
             ended = checks.join_next() => match ended {
-                Some(Ok((at, one))) => drop(found.insert(at, one)),
-                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                Some(ended) => take(ended),
                 None => break None,
             },
         }
