@@ -2,10 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use farcall::ssh::{Answer, Prompter, Question, Secret};
+use rustix::fs::OFlags;
 use rustix::termios::{LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr};
 use tokio::sync::oneshot;
 
@@ -45,9 +47,13 @@ pub(crate) fn restore() {
 
 fn turn_on(echo: &mut Echo, then: Echo) {
     if let Echo::Off(terminal, before) = std::mem::replace(echo, then) {
-        // At once: a terminal that was stopped takes nothing more.
+        // Without waiting: a terminal that was stopped takes nothing more.
         let _ = tcsetattr(&terminal, OptionalActions::Now, &before);
-        let _ = writeln!(&terminal);
+        let _ = OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open("/dev/tty")
+            .and_then(|mut terminal| writeln!(terminal));
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) struct Attempt {
 pub(crate) struct Reporter {
     host: HostId,
     reports: mpsc::Sender<Report>,
+    tell_over: mpsc::UnboundedSender<HostId>,
 }
 
 impl Reporter {
@@ -60,6 +61,13 @@ impl Reporter {
     /// Cancel safe, but the bytes are lost when it is dropped.
     pub(crate) async fn output(&self, stream: Stream, bytes: Vec<u8>) {
         let _ = self.reports.send(Report::Output(self.host, stream, bytes)).await;
+    }
+
+    /// Says that the command has ended, whose output may still be on its way: its time limit is over. Does not wait for what
+    /// came before.
+    pub(crate) fn over(&self) {
+        // As above: without a receiver the run is over.
+        let _ = self.tell_over.send(self.host);
     }
 }
 
@@ -139,7 +147,8 @@ where
     let began = now();
     let (orders, mut shown) = show(output)?;
     let (reports, mut reported) = mpsc::channel(QUEUE);
-    let mut attempts = Attempts { set: JoinSet::new(), handles: HashMap::new(), reports };
+    let (tell_over, mut over) = mpsc::unbounded_channel();
+    let mut attempts = Attempts { set: JoinSet::new(), handles: HashMap::new(), reports, tell_over };
     let mut pending: VecDeque<Order> = VecDeque::new();
     let mut interrupt = None;
     let mut clock = RunClock::default();
@@ -149,8 +158,11 @@ where
 
     loop {
         // Whoever interrupts does not wait for a reader.
-        let stuck = interrupt.is_none() && orders.capacity() == 0;
-        clock.hold(stuck, now());
+        if interrupt.is_none() && orders.capacity() == 0 {
+            clock.wait(now());
+        } else {
+            clock.go_on(now());
+        }
         while let Some(action) = plan.poll_action(clock.show(now())) {
             match action {
                 Action::Start { host, attempt } => {
@@ -175,7 +187,7 @@ where
         if pending.is_empty() && plan.is_finished() {
             break;
         }
-        let due = plan.poll_timeout().map(|due| clock.when(due));
+        let due = plan.poll_timeout().and_then(|due| clock.when(due));
         tokio::select! {
             biased;
             which = interrupts.recv(), if listening => match which {
@@ -191,10 +203,14 @@ where
                 None => listening = false,
             },
             room = orders.reserve(), if !pending.is_empty() => match room {
-                Ok(room) => room.send(pending.pop_front().expect("checked to be there")),
+                Ok(room) => {
+                    clock.go_on(now());
+                    room.send(pending.pop_front().expect("checked to be there"));
+                }
                 Err(_) => return Err(why_not_shown(shown).await),
             },
-            () = sleep_until(due), if due.is_some() && !stuck => plan.handle_timeout(clock.show(now())),
+            Some(host) = over.recv() => plan.handle_over(host),
+            () = sleep_until(due), if due.is_some() => plan.handle_timeout(clock.show(now())),
             Some(ended) = attempts.set.join_next(), if !attempts.set.is_empty() => match ended {
                 Err(error) if error.is_panic() => return Err(RunError::Panic(error)),
                 _ => {} // its end was reported, or it was aborted
@@ -315,6 +331,7 @@ struct Attempts {
     set: JoinSet<()>,
     handles: HashMap<HostId, (AbortHandle, Option<oneshot::Sender<()>>)>,
     reports: mpsc::Sender<Report>,
+    tell_over: mpsc::UnboundedSender<HostId>,
 }
 
 impl Attempts {
@@ -325,7 +342,7 @@ impl Attempts {
     {
         let (stop, stopped) = oneshot::channel();
         let reports = self.reports.clone();
-        let reporter = Reporter { host, reports: reports.clone() };
+        let reporter = Reporter { host, reports: reports.clone(), tell_over: self.tell_over.clone() };
         let attempt = Attempt { host, number, reporter, stop: Stop(stopped) };
         let work = runner(attempt);
         let handle = self.set.spawn(async move {

@@ -209,6 +209,13 @@ impl RunPlan {
         }
     }
 
+    /// The command of a host has ended, and what it wrote is still passed on: however long that takes, it is in time.
+    pub(crate) fn handle_over(&mut self, host: HostId) {
+        if let State::Running = self.states[host.0] {
+            self.set_due(host, None);
+        }
+    }
+
     /// The attempt at a host has ended, by itself or because it was stopped.
     pub(crate) fn handle_ended(&mut self, host: HostId, end: AttemptEnd, now: Instant) {
         match std::mem::replace(&mut self.states[host.0], State::Done) {

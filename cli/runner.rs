@@ -147,6 +147,7 @@ impl Shared {
         let cut = loop {
             tokio::select! {
                 ended = child.wait() => {
+                    reporter.over();
                     if !followed {
                         following.await;
                     }

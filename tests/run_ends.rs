@@ -76,9 +76,11 @@ fn a_request_to_terminate_is_an_interrupt_with_its_own_code() {
 /// As in a job of a program that wants no zombies: the system then says nothing of children that end, unless asked.
 #[test]
 fn nothing_is_left_where_ends_of_children_are_ignored() {
-    let program = Program::alone();
+    let program = Program::with_hosts(1);
+    // For which the ssh program is asked.
+    program.home.write("config", &(program.home.read("config") + "Match all\n  Compression no\n"));
     let mark = mark("chld");
-    let usual = program.command(&["run", "-w", "local", "echo out; exit 3"]);
+    let usual = program.command(&["run", "-b", "-w", "local,n1", "echo out; exit 3"]);
     let mut command = std::process::Command::new("env");
     command.env_clear().envs(usual.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command
@@ -87,7 +89,9 @@ fn nothing_is_left_where_ends_of_children_are_ignored() {
         .arg(usual.get_program())
         .args(usual.get_args());
     let output = command.output().unwrap();
-    assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"local: out\n"[..]), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*said), (Some(1), "exit 3 (2): local,n1\n2 exit 3\n"));
+    assert!(String::from_utf8(output.stdout).unwrap().ends_with("\nout\n"));
     wait_until_none_has(&mark);
 }
 

@@ -71,8 +71,8 @@ for _x in /lib/ld-musl-*; do [ -e "$_x" ] && _L=musl; done;
 _B=;
 [ -r /proc/sys/kernel/random/boot_id ] && read -r _B </proc/sys/kernel/random/boot_id;
 
-# Whether nobody else can put another folder in the place of d: what holds it is ours, or lets only owners rename. The folders
-# below /var/tmp and the like stand in such places.
+# Whether nobody but us, and whom we let write there, can put another folder in the place of d: what holds it is ours, or lets
+# only owners rename. The folders below /var/tmp and the like stand in such places.
 held() {
   case $_d in
     */farcall)
@@ -219,7 +219,7 @@ if [ "$_e" ]; then
   say env;
   hear;
   slash;
-  for _x in $_l; do plain "${_x#*=}"; case $_x in PATH=*) _y=1 _s=$_v;; *) (export "${_x%%=*}=") 2>/dev/null || die env "${_x%%=*}"; export "${_x%%=*}=$_v";; esac; done;
+  for _x in $_l; do plain "${_x#*=}"; case $_x in PATH=*) _y=1 _s=$_v;; *) (export "${_x%%=*}=$_v") 2>/dev/null || die env "${_x%%=*}"; export "${_x%%=*}=$_v";; esac; done;
 fi;
 trap - 0 1 2 13 15;
 echo "$_r";

@@ -82,7 +82,7 @@ async fn an_agent_that_does_not_sign_is_blamed_for_the_time() {
     agent.add(&key);
     let sshd = Sshd::builder().authorize(&key).start();
     let config = block(&sshd, &format!(" IdentityAgent {}", odd_agent(&home, &agent, false).display()));
-    let options = SshOptions { limit: Duration::from_secs(2), ..options(&home, &config) };
+    let options = SshOptions { limit: Duration::from_secs(6), ..options(&home, &config) };
     let error = reach("server", &options).await.expect_err("the limit");
     assert_eq!((error.class(), error.step()), (Class::Timeout, Step::Authenticate), "{error}");
     assert!(error.to_string().contains("was asked for a signature and has not answered"), "{error}");
@@ -112,7 +112,7 @@ async fn an_agent_that_does_not_answer_is_left_for_files() {
         .option("AuthorizedKeysCommand /bin/sleep 600")
         .option("AuthorizedKeysCommandUser root")
         .start();
-    let options = SshOptions { limit: Duration::from_secs(3), ..limited(&block(&frozen, &named(&key))) };
+    let options = SshOptions { limit: Duration::from_secs(6), ..limited(&block(&frozen, &named(&key))) };
     let error = reach("server", &options).await.expect_err("the limit");
     assert_eq!((error.class(), error.step()), (Class::Timeout, Step::Authenticate), "{error}");
     assert!(error.to_string().contains(&blamed), "{error}");

@@ -67,7 +67,7 @@ pub(crate) struct RunningArgs {
     )]
     pub(crate) at_once: NonZeroU16,
 
-    /// Limit for the command: 30, 30s, 2m; 0 is none. Time in which nobody reads the output does not count
+    /// Limit for the command: 30, 30s, 2m; 0 is none. Time in which a pager takes no output does not count
     #[arg(
         short = 'u',
         long = "command-timeout",

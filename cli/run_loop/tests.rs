@@ -358,6 +358,46 @@ async fn a_command_does_not_time_out_because_nobody_reads() {
     assert_eq!(end.unwrap().outcomes, vec![Outcome::Exited { code: 0 }; 3]);
 }
 
+/// A writer that takes its time.
+struct Slow;
+
+impl Write for Slow {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        thread::sleep(Duration::from_millis(20));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_changes_no_limit_and_delays_no_end() {
+    let command = Duration::from_secs(1);
+    let limits = Limits { command: Some(command), ..limits() };
+    let stage = stage_on("flood,long", limits, Layout::Live, Box::new(Slow), Box::new(Page::default()));
+    let runner = async |mut attempt: Attempt| {
+        attempt.reporter.running().await;
+        let floods = attempt.host == HostId(0);
+        // More than is shown within the limit.
+        for _ in 0..if floods { usize::MAX } else { 100 } {
+            tokio::select! {
+                () = attempt.reporter.output(Stream::Stdout, b"more\n".to_vec()) => {}
+                () = attempt.stop.asked() => return OK,
+            }
+            if !floods {
+                attempt.reporter.over();
+            }
+        }
+        OK
+    };
+    let end = carry_out(stage.plan, stage.output, move |attempt| Box::pin(runner(attempt)), |_| (), nobody())
+        .await
+        .unwrap();
+    assert_eq!(end.outcomes, [Outcome::TimedOut { limit: command }, Outcome::Exited { code: 0 }]);
+}
+
 #[tokio::test]
 async fn a_reader_that_has_gone_is_noticed_while_hosts_are_silent() {
     /// Goes when it has got one thing.

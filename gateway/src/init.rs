@@ -48,6 +48,9 @@ pub enum InitError {
 /// Inside a runtime (`#[tokio::main]`) it works as well: the worker then serves from threads of its own. The runtime's
 /// threads exist by then, so an idle copy of the process stays above the worker; call it before the runtime if you can.
 ///
+/// If whoever started the program has ignored the ends of children (SIGCHLD), it gives that its default back: no program
+/// could learn how a child ended otherwise.
+///
 /// It reads the environment, which nothing else here does: `FARCALL_LOG`, a filter like `info,farcall=debug`, has events
 /// of both sides printed to standard error; the rest is kept for SSH configurations that refer to it.
 ///
@@ -116,6 +119,7 @@ pub fn try_init(tasks: Tasks) -> Result<(), InitError> {
 
 /// Returns the tasks unless this process was started as a worker.
 fn serve_if_worker(tasks: Tasks) -> Result<Tasks, InitError> {
+    crate::worker::signals::be_told_of_children();
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next();
     tasks.check()?;

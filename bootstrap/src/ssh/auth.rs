@@ -25,7 +25,7 @@ use super::proof::{Asker, KeySigner, SignError};
 /// far fewer.
 const STEPS: u32 = 16;
 
-/// How long an agent may take to list its keys.
+/// How long an agent may take to list its keys where there are keys in files too.
 const AGENT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Authenticates on a fresh connection. Returns whether a person gave an answer that holds for this connection alone: a
@@ -87,7 +87,9 @@ async fn meet_agent(
     problems: &mut Vec<String>,
 ) -> Option<Agent> {
     let path = config.agent.as_ref()?;
-    let limit = AGENT_LIMIT.min(clock.left() / 3);
+    // One that waits for a person, to confirm the use of a key, answers nobody else meanwhile.
+    let can_do_without = config.identity_files.iter().any(|file| file.exists());
+    let limit = if can_do_without { AGENT_LIMIT.min(clock.left() / 3) } else { clock.left() };
     match agent::meet(path, handle.agent_session_binding(), limit, problems).await {
         Ok(agent) => Some(agent),
         Err(e) => {
@@ -153,9 +155,13 @@ impl Ring {
         identity
     }
 
-    /// Begins another round behind the key that was shown last: a server that wants two keys does not want one twice.
-    fn again(&mut self) {
+    /// Begins another round: from the first, or behind a key that was just accepted, as a server that wants two keys does not
+    /// want one twice.
+    fn again(&mut self, was_accepted: bool) {
         self.left = self.identities.len();
+        if !was_accepted {
+            self.at = 0;
+        }
     }
 }
 
@@ -215,7 +221,7 @@ impl Conversation<'_> {
                             return Err(AuthError::Endless { user: self.config.user.clone(), steps: STEPS });
                         }
                         // What was refused before may be what is wanted next.
-                        identities.again();
+                        identities.again(method == Method::PublicKey);
                         exhausted.clear();
                         failures = 0;
                     } else if method != Method::PublicKey {

@@ -309,7 +309,8 @@ impl Attempts {
             Ok(Err(e)) => return Err(self.handshake_error(e, host_keys, &prelude(&heard))),
             Ok(Ok(handle)) => handle,
         };
-        let own = self.config.connect_timeout.map(|_| Clock::start(limit));
+        let shorter = self.config.connect_timeout.is_some_and(|timeout| timeout < self.options.limit);
+        let own = shorter.then(|| Clock::start(limit));
         let clock = own.as_ref().unwrap_or(clock);
         // From here on, nothing is tried twice: a server may count attempts to authenticate.
         self.begin(Step::Authenticate);

@@ -82,24 +82,27 @@ pub(super) fn stop_ignoring() {
         if matches!(number, libc::SIGKILL | libc::SIGSTOP | libc::SIGPIPE) {
             continue;
         }
-        let mut now = MaybeUninit::<libc::sigaction>::uninit();
-        // SAFETY: a null new action only asks; the answer is read only where the call succeeded; SIG_DFL runs no code.
-        unsafe {
-            if libc::sigaction(number, std::ptr::null(), now.as_mut_ptr()) == 0
-                && now.assume_init_ref().sa_sigaction == libc::SIG_IGN
-            {
-                libc::signal(number, libc::SIG_DFL);
-            }
-        }
+        stop_ignoring_one(number);
     }
 }
 
 /// Has this process, and what it forks, be told of children that end: whoever started it may have ignored that, and then the
 /// system says nothing and keeps no status.
-#[cfg(target_os = "linux")]
-pub(super) fn be_told_of_children() {
-    // SAFETY: SIG_DFL runs no code, and the call fails for an unknown signal only.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+pub(crate) fn be_told_of_children() {
+    stop_ignoring_one(libc::SIGCHLD);
+}
+
+/// Gives a signal its default action back if it is ignored.
+fn stop_ignoring_one(number: i32) {
+    let mut now = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: a null new action only asks; the answer is read only where the call succeeded; SIG_DFL runs no code.
+    unsafe {
+        if libc::sigaction(number, std::ptr::null(), now.as_mut_ptr()) == 0
+            && now.assume_init_ref().sa_sigaction == libc::SIG_IGN
+        {
+            libc::signal(number, libc::SIG_DFL);
+        }
+    }
 }
 
 /// Signals as something to poll: a signalfd of a blocked set.
