@@ -90,7 +90,7 @@ fn nothing_is_left_where_ends_of_children_are_ignored() {
         .args(usual.get_args());
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), &*said), (Some(1), "exit 3 (2): local,n1\n2 exit 3\n"));
+    assert_eq!((output.status.code(), &*said), (Some(1), "exit 3 (2): local,n1\n2 failed\n"));
     assert!(String::from_utf8(output.stdout).unwrap().ends_with("\nout\n"));
     wait_until_none_has(&mark);
 }

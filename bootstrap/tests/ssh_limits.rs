@@ -113,12 +113,14 @@ async fn a_configured_limit_wins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configured_limit_does_not_cut_a_slow_login() {
     let home = TempHome::new();
-    // Asked for keys that are in no file: for the key, and for its signature.
+    // Asked for keys that are in no file.
     let sshd = Sshd::builder()
         .option("AuthorizedKeysCommand /bin/sleep 3")
         .option("AuthorizedKeysCommandUser root")
         .start();
-    let options = options(&home, &format!("Host server\n  ConnectTimeout 2\n{}", sshd.config("server")));
+    let unknown = home.key("unknown", farcall_test_support::KeyKind::Ed25519);
+    let settings = format!("Host server\n  ConnectTimeout 2\n  IdentityFile {}\n", unknown.path().display());
+    let options = options(&home, &(settings + &sshd.config("server")));
     let config = home.ssh("config");
     let theirs = tokio::task::spawn_blocking(move || system_ssh(&config, "server", &[]));
     // Without end is as good as long enough.

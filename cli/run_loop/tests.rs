@@ -363,7 +363,7 @@ struct Slow;
 
 impl Write for Slow {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(4));
         Ok(bytes.len())
     }
 
@@ -381,7 +381,7 @@ async fn a_slow_reader_changes_no_limit_and_delays_no_end() {
         attempt.reporter.running().await;
         let floods = attempt.host == HostId(0);
         // More than is shown within the limit.
-        for _ in 0..if floods { usize::MAX } else { 100 } {
+        for _ in 0..if floods { usize::MAX } else { 200 } {
             tokio::select! {
                 () = attempt.reporter.output(Stream::Stdout, b"more\n".to_vec()) => {}
                 () = attempt.stop.asked() => return OK,
