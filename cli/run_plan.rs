@@ -106,6 +106,8 @@ pub(crate) struct RunPlan {
     /// When a running command has had its time, and when a stopping one is given up; in order, and by host.
     deadlines: BTreeSet<(Instant, HostId)>,
     due: Vec<Option<Instant>>,
+    /// Hosts whose command has ended, whatever is still to come from it.
+    over: Vec<bool>,
     /// Hosts that are starting, running or stopping.
     active: usize,
     unfinished: usize,
@@ -124,6 +126,7 @@ impl RunPlan {
             pausing: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             due: vec![None; hosts],
+            over: vec![false; hosts],
             active: 0,
             unfinished: hosts,
             actions: VecDeque::new(),
@@ -200,7 +203,7 @@ impl RunPlan {
         match &mut self.states[host.0] {
             State::Starting { .. } => {
                 self.states[host.0] = State::Running;
-                if let Some(limit) = self.limits.command {
+                if let Some(limit) = self.limits.command.filter(|_| !self.over[host.0]) {
                     self.set_due(host, Some(now + limit));
                 }
             }
@@ -210,7 +213,9 @@ impl RunPlan {
     }
 
     /// The command of a host has ended, and what it wrote is still passed on: however long that takes, it is in time.
+    /// May come before it is known here that the command has begun.
     pub(crate) fn handle_over(&mut self, host: HostId) {
+        self.over[host.0] = true;
         if let State::Running = self.states[host.0] {
             self.set_due(host, None);
         }

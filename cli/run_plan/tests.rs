@@ -215,6 +215,27 @@ fn a_command_past_its_limit_is_stopped_and_timed_out_however_it_ends() {
     }
 }
 
+/// Whether that is told before it is told that the command runs, or after it.
+#[test]
+fn a_command_that_has_ended_is_in_time_however_late_the_rest_comes() {
+    for first in [true, false] {
+        let mut world = World::new(1, Limits { command: Some(SECOND), ..limits(1) });
+        world.actions();
+        if first {
+            world.plan.handle_over(HostId(0));
+        }
+        world.runs(0);
+        if !first {
+            world.plan.handle_over(HostId(0));
+        }
+        assert_eq!(world.plan.poll_timeout(), None);
+        world.pass(60 * SECOND);
+        assert_eq!(world.actions(), []);
+        world.ends(0, OK);
+        assert_eq!(world.results(), [(0, Outcome::Exited { code: 0 })]);
+    }
+}
+
 #[test]
 fn one_that_does_not_stop_is_given_up_after_the_grace() {
     let mut world = World::new(2, Limits { command: Some(SECOND), ..limits(1) });
