@@ -198,7 +198,7 @@ async fn read_until(running: &mut Running, all: &mut Vec<u8>, wanted: &str) {
         match running.next().await.expect("an event") {
             Some(Event::Stdout(bytes)) => all.extend(bytes),
             // A shell's remarks about those that died.
-            Some(Event::Stderr(_)) => {}
+            Some(Event::Stderr(_) | Event::StderrEnd) => {}
             other => panic!("expected {wanted:?}, got {other:?} after {:?}", String::from_utf8_lossy(all)),
         }
     }

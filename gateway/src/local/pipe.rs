@@ -70,7 +70,8 @@ pub enum TryPipeSendError<T> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipeRecvError {
-    /// The other side went away in the middle of a message. Nothing follows.
+    /// The other side went away in the middle of a message, or where it had given one up and had no room to say so. Nothing
+    /// follows.
     #[error("the pipe ended in the middle of a message")]
     Cut,
     /// The message is not what was expected. The next can be received.
