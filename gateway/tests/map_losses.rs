@@ -43,8 +43,14 @@ fn main() {
 
 // ---- tasks -------------------------------------------------------------------------------------------------------
 
+/// Marks a number whose square takes longer than a result takes to be read.
+const SLOWLY: u64 = 1 << 63;
+
 async fn square(n: u64) -> u64 {
-    n * n
+    if n & SLOWLY != 0 {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    (n & !SLOWLY) * (n & !SLOWLY)
 }
 
 /// On a clock that all processes share and nobody sets.
@@ -169,8 +175,10 @@ async fn kill_at_random(way: &Way, toll: &mut Toll) {
     let gateways = local(3).await;
     // Workers that are killed are a few thousand items at most ahead of the results. No item is to blame, however often it was there.
     let window = if inputs > 10_000 { 4096 } else { 512 };
-    let builder =
-        map(square, 0..inputs).on(&gateways).slots(2).replace_lost(20).window(window).max_deaths(20);
+    // A process has one item at a time: it must be at work when it is killed.
+    let pace = if way.isolated { SLOWLY } else { 0 };
+    let numbers = (0..inputs).map(move |n| n | pace);
+    let builder = map(square, numbers).on(&gateways).slots(2).replace_lost(20).window(window).max_deaths(20);
     let builder = if way.ordered { builder.ordered() } else { builder };
     let builder = if way.at_most_once { builder.at_most_once() } else { builder };
     let builder = if way.isolated { builder.isolated() } else { builder };
