@@ -13,6 +13,7 @@ use super::link::{self, Broken, Lost};
 use super::schedule::{Answer, GateId, Loss};
 use crate::gateway::Gateway;
 use crate::isolated::{Isolated, IsolatedError, Slot};
+use crate::worker::stream::MAX_SLOTS;
 
 /// How long a failure to start a process is waited out.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -27,9 +28,6 @@ pub(super) struct Isolation {
     /// How many there are, at most as many as the worker has slots.
     pub(super) slots: Option<u32>,
 }
-
-/// More processes at once no worker has, whatever it says: each is one that it would have to start.
-const MOST_PROCESSES: u32 = 4096;
 
 /// Serves one gateway, and those that replace it, until the map is over. Runs on the driver.
 pub(super) async fn run(
@@ -67,7 +65,8 @@ async fn serve(
         () = shared.over(&wake) => return None,
     };
     if let Ok(status) = status {
-        let most = u32::try_from(status.slots).unwrap_or(u32::MAX).clamp(1, MOST_PROCESSES);
+        // More than these no worker has, whatever it says.
+        let most = u32::try_from(status.slots.clamp(1, MAX_SLOTS)).unwrap_or(1);
         slots = isolation.slots.unwrap_or(most).clamp(1, most);
     }
     let isolated = gateway.isolated();

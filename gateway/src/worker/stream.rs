@@ -23,7 +23,7 @@ const GATHER: Duration = Duration::from_millis(1);
 const OBEY: Duration = Duration::from_millis(200);
 
 /// More slots than these nobody gets.
-pub(super) const MAX_SLOTS: usize = 4096;
+pub(crate) const MAX_SLOTS: usize = 4096;
 
 /// Runs calls of `task` for the caller at the other end of `incoming`.
 pub(crate) fn start<F: Task<M>, M: 'static>(
